@@ -1,0 +1,56 @@
+"""sparsight: learned sparse retrieval and SAE search as one engine, embedded or over gRPC.
+
+``open`` and ``connect`` return objects with the same methods; ``aconnect`` is connect's asyncio twin.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sparsight.retrieval.engine import Database
+    from sparsight.service.aclient import AsyncClient
+    from sparsight.service.client import Client
+
+__version__ = "0.1.0"
+
+__all__ = ["__version__", "aconnect", "connect", "open"]
+
+
+def open(path: str | Path, *, read_only: bool = False, **options: Any) -> Database:
+    """Open (or make) the database in a folder; see :class:`sparsight.retrieval.Database`.
+
+    Raises
+    ------
+    LockedError
+        Another process writes to this folder; ``read_only=True`` follows it instead.
+    """
+    from sparsight.retrieval.engine import Database
+
+    return Database(path, read_only=read_only, **options)
+
+
+def connect(target: str, **options: Any) -> Client:
+    """Connect to a server at ``host:port``; see :class:`sparsight.service.client.Client`."""
+    from sparsight.service.client import Client
+
+    return Client(target, **options)
+
+
+def aconnect(target: str, **options: Any) -> AsyncClient:
+    """Connect to a server at ``host:port`` from asyncio; see :class:`sparsight.service.aclient.AsyncClient`."""
+    from sparsight.service.aclient import AsyncClient
+
+    return AsyncClient(target, **options)
+
+
+def __getattr__(name: str) -> Any:
+    # `sparsight.Query`, `sparsight.Document`, `sparsight.NotFoundError`, ... without importing them up front.
+    from sparsight import errors, types
+
+    for module in (types, errors):
+        if name in module.__all__:
+            return getattr(module, name)
+    raise AttributeError(f"module 'sparsight' has no attribute {name!r}")

