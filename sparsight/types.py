@@ -22,6 +22,7 @@ __all__ = [
     "Edit",
     "Explanation",
     "Feature",
+    "FeaturePage",
     "Field",
     "Fusion",
     "Hit",
@@ -38,6 +39,7 @@ __all__ = [
     "SparseField",
     "SparseVector",
     "Timings",
+    "VerifyReport",
     "WriteResult",
 ]
 
@@ -253,11 +255,11 @@ class Fusion:
 class Edit:
     """One steering edit of a feature (a latent of an SAE field).
 
-    ``op``: "boost" adds ``strength`` to the query's activation, "suppress" takes it away (not below 0),
-    "set" replaces it, "require" keeps documents whose activation is at least ``strength``, "exclude" drops
-    them. Strength 1.0 is the 90 % quantile of the feature's own positive activations in the data the SAE was
-    trained on. For require and exclude, strength 0 means "active at all". An empty list of edits, or boost
-    and suppress with strength 0, change nothing, bit for bit. Edits of one feature apply in order.
+    ``op``: "boost" adds ``strength`` to the query's activation, "suppress" takes it away (below 0 it pushes
+    documents with the feature down), "set" replaces it, "require" keeps documents whose activation is at least
+    ``strength``, "exclude" drops them. Strength 1.0 is the 90 % quantile of the feature's own positive activations
+    in the data the SAE was trained on. For require and exclude, strength 0 means "active at all". An empty list of
+    edits, or boost and suppress with strength 0, change nothing, bit for bit. Edits of one feature apply in order.
     """
 
     feature: int
@@ -448,6 +450,29 @@ class Feature:
     scale: float = 0.0
     examples: tuple[str, ...] = ()
     field: str = "sae"
+
+
+@dataclass(frozen=True, slots=True)
+class FeaturePage:
+    """A page of features; ``next_page_token`` is "" on the last page."""
+
+    features: tuple[Feature, ...]
+    next_page_token: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What ``verify`` looked at and the faults it found; none means every byte and invariant holds."""
+
+    documents: int = 0
+    segments: int = 0
+    bytes_checked: int = 0
+    faults: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether no fault was found."""
+        return not self.faults
 
 
 @dataclass(frozen=True, slots=True)

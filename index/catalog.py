@@ -1,0 +1,329 @@
+"""The catalogue: one SQLite file per collection that holds the truth.
+
+Documents with everything needed to index them again, which of them are in the tail, which documents of
+segments are dead, the live segments, the lexicons, the answers to recent request ids. A write is
+acknowledged when its transaction has committed under ``synchronous=FULL``; the commit syncs the log first.
+
+SQLite has no page checksums, so every row that holds user data or decides what is visible carries the
+CRC-32C of its values, checked on every read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import sqlite_utils
+
+from sparsight.errors import CorruptIndexError, StorageError, StorageFullError
+from sparsight.index.container import crc32c
+from sparsight.index.rows import Row, unpack
+from sparsight.index.schema import CollectionSchema
+
+__all__ = ["CATALOG_FILE", "REQUEST_MEMORY_S", "Catalog", "SegmentRecord"]
+
+CATALOG_FILE = "catalog.db"
+CATALOG_VERSION = 1
+REQUEST_MEMORY_S = 24 * 3600
+"""How long a request id is remembered."""
+
+_TABLES: dict[str, tuple[dict[str, type], str | tuple[str, ...]]] = {
+    "meta": ({"key": str, "value": str, "crc": int}, "key"),
+    "documents": ({"seq": int, "id": str, "body": bytes, "crc": int}, "seq"),
+    "tail": ({"seq": int}, "seq"),
+    "deletions": ({"seq": int, "crc": int}, "seq"),
+    "segments": ({"name": str, "documents": int, "passages": int, "bytes": int, "saturated": str, "crc": int}, "name"),
+    "terms": ({"field": str, "term_id": int, "term": str, "crc": int}, ("field", "term_id")),
+    "requests": ({"request_id": str, "digest": str, "answer": str, "created": float, "crc": int}, "request_id"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentRecord:
+    """A live segment as the catalogue knows it. ``name`` is its folder; ``saturated`` counts weights by field."""
+
+    name: str
+    documents: int
+    passages: int
+    bytes: int
+    saturated: dict[str, int]
+
+
+def _crc(*values: Any) -> int:
+    return crc32c(msgpack.packb(values))
+
+
+class Catalog:
+    """A connection to a collection's catalogue. Not for use by two threads at once.
+
+    Raises
+    ------
+    CorruptIndexError
+        The file is no database, is damaged, or a row's checksum fails.
+    StorageError, StorageFullError
+        The operating system refused.
+    """
+
+    def __init__(self, folder: Path, *, read_only: bool = False) -> None:
+        self.path = folder / CATALOG_FILE
+        self.read_only = read_only
+        with self._translate():
+            uri = f"{self.path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}"
+            self.connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, cached_statements=64)
+            self.connection.execute("PRAGMA busy_timeout = 5000")
+            if not read_only:
+                self.connection.execute("PRAGMA journal_mode = WAL")
+                self.connection.execute("PRAGMA synchronous = FULL")
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.connection.close()
+
+    @contextlib.contextmanager
+    def _translate(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            name = getattr(error, "sqlite_errorname", "")
+            if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+                raise CorruptIndexError(f"{self.path}: {error} ({name})", path=self.path) from error
+            if name.startswith("SQLITE_FULL"):
+                raise StorageFullError(f"the disk is full: {self.path}; free space and try again", path=self.path) from error
+            raise StorageError(f"{self.path}: {error} ({name})", path=self.path) from error
+
+    def _checked(self, crc: int, *values: Any) -> None:
+        found = _crc(*values)
+        if found != crc:
+            table, key = values[:2]
+            raise CorruptIndexError(
+                f"{self.path}: row {key!r:.100} of table {table}: checksum expected {crc:08x}, found {found:08x}",
+                path=self.path,
+                table=table,
+                key=key,
+            )
+
+    # --- schema, state -------------------------------------------------------------------------------------
+
+    def create(self, schema: CollectionSchema) -> None:
+        """Make the tables of a new collection, in one transaction."""
+        with self.transaction():
+            database = sqlite_utils.Database(self.connection)
+            for name, (columns, key) in _TABLES.items():
+                required = set(columns) - ({key} if isinstance(key, str) else set(key))
+                database[name].create(columns, pk=key, not_null=required)  # type: ignore[union-attr]
+            self.connection.execute("CREATE UNIQUE INDEX documents_id ON documents (id)")
+            self.set_meta("format", {"version": CATALOG_VERSION})
+            self.set_meta("schema", schema.to_json())
+            self.set_meta("state", {"next_seq": 1, "version": 0, "next_segment": 1})
+
+    def get_meta(self, key: str) -> dict[str, Any]:
+        """A value of the meta table."""
+        with self._translate():
+            row = self.connection.execute("SELECT value, crc FROM meta WHERE key = ?", (key,)).fetchone()
+        if row is None:
+            raise CorruptIndexError(f"{self.path}: row {key!r} of table meta is missing", path=self.path)
+        self._checked(row[1], "meta", key, row[0])
+        value: dict[str, Any] = json.loads(row[0])
+        return value
+
+    def set_meta(self, key: str, value: dict[str, Any]) -> None:
+        """Store a value of the meta table."""
+        text = json.dumps(value)
+        self.connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", (key, text, _crc("meta", key, text)))
+
+    def schema(self) -> CollectionSchema:
+        """The collection's schema.
+
+        Raises
+        ------
+        CorruptIndexError
+            Also when the file was written by another version of the format.
+        """
+        version = self.get_meta("format")["version"]
+        if version != CATALOG_VERSION:
+            raise CorruptIndexError(f"{self.path}: expected format {CATALOG_VERSION}, found {version}", path=self.path)
+        return CollectionSchema.from_json(self.get_meta("schema"))
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """One write transaction; durable when the block ends without an exception, without effect otherwise."""
+        with self._translate():
+            self.connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self.connection.execute("COMMIT")
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):
+                    self.connection.execute("ROLLBACK")
+                raise
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Reads inside the block see one committed state."""
+        with self._translate():
+            self.connection.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self.connection.execute("COMMIT")
+
+    @contextlib.contextmanager
+    def savepoint(self) -> Iterator[None]:
+        """A part of a transaction that is undone alone when it raises."""
+        self.connection.execute("SAVEPOINT part")
+        try:
+            yield
+        except BaseException:
+            self.connection.execute("ROLLBACK TO part")
+            self.connection.execute("RELEASE part")
+            raise
+        self.connection.execute("RELEASE part")
+
+    def data_version(self) -> int:
+        """Changes whenever another connection has committed."""
+        with self._translate():
+            return int(self.connection.execute("PRAGMA data_version").fetchone()[0])
+
+    # --- documents -----------------------------------------------------------------------------------------
+
+    def insert_document(self, seq: int, id: str, body: bytes) -> None:
+        """Store one document version; its id must be free."""
+        self.connection.execute("INSERT INTO documents VALUES (?, ?, ?, ?)", (seq, id, body, _crc("documents", seq, id, body)))
+
+    def find(self, ids: Iterable[str]) -> dict[str, int]:
+        """``{id: seq}`` of those ids that exist."""
+        found: dict[str, int] = {}
+        with self._translate():
+            for id in ids:
+                row = self.connection.execute("SELECT seq FROM documents WHERE id = ?", (id,)).fetchone()
+                if row is not None:
+                    found[id] = row[0]
+        return found
+
+    def delete_document(self, seq: int) -> None:
+        """Remove a document: from the tail if it is there, else by a deletion mark for its segment."""
+        self.connection.execute("DELETE FROM documents WHERE seq = ?", (seq,))
+        if self.connection.execute("DELETE FROM tail WHERE seq = ?", (seq,)).rowcount == 0:
+            self.add_deletions([seq])
+
+    def rows(self, seqs: Sequence[int]) -> Iterator[Row]:
+        """The documents of ``seqs`` that still exist, in that order, each checked."""
+        with self._translate():
+            for seq in seqs:
+                found = self.connection.execute("SELECT id, body, crc FROM documents WHERE seq = ?", (seq,)).fetchone()
+                if found is not None:
+                    id, body, crc = found
+                    self._checked(crc, "documents", seq, id, body)
+                    yield unpack(id, seq, body)
+
+    def all_seqs(self) -> list[int]:
+        """Every living document's seq, ascending."""
+        with self._translate():
+            return [seq for (seq,) in self.connection.execute("SELECT seq FROM documents ORDER BY seq")]
+
+    # --- tail, deletions, segments -------------------------------------------------------------------------
+
+    def tail_seqs(self) -> list[int]:
+        """Documents that are in no segment yet, ascending."""
+        with self._translate():
+            return [seq for (seq,) in self.connection.execute("SELECT seq FROM tail ORDER BY seq")]
+
+    def add_to_tail(self, seqs: Iterable[int]) -> None:
+        self.connection.executemany("INSERT INTO tail VALUES (?)", ((seq,) for seq in seqs))
+
+    def remove_from_tail(self, seqs: Iterable[int]) -> None:
+        self.connection.executemany("DELETE FROM tail WHERE seq = ?", ((seq,) for seq in seqs))
+
+    def deletions(self) -> list[int]:
+        """Documents of live segments that are dead, ascending, each checked."""
+        with self._translate():
+            rows = self.connection.execute("SELECT seq, crc FROM deletions ORDER BY seq").fetchall()
+        for seq, crc in rows:
+            self._checked(crc, "deletions", seq)
+        return [seq for seq, _ in rows]
+
+    def add_deletions(self, seqs: Iterable[int]) -> None:
+        self.connection.executemany("INSERT OR REPLACE INTO deletions VALUES (?, ?)", ((seq, _crc("deletions", seq)) for seq in seqs))
+
+    def remove_deletions(self, seqs: Iterable[int]) -> None:
+        self.connection.executemany("DELETE FROM deletions WHERE seq = ?", ((seq,) for seq in seqs))
+
+    def segments(self) -> list[SegmentRecord]:
+        """The live segments, oldest first, each record checked."""
+        with self._translate():
+            rows = self.connection.execute("SELECT * FROM segments ORDER BY name").fetchall()
+        for *values, crc in rows:
+            self._checked(crc, "segments", *values)
+        return [SegmentRecord(name, documents, passages, size, json.loads(text)) for name, documents, passages, size, text, _ in rows]
+
+    def add_segment(self, record: SegmentRecord) -> None:
+        values = (record.name, record.documents, record.passages, record.bytes, json.dumps(record.saturated))
+        self.connection.execute("INSERT INTO segments VALUES (?, ?, ?, ?, ?, ?)", (*values, _crc("segments", *values)))
+
+    def remove_segment(self, name: str) -> None:
+        self.connection.execute("DELETE FROM segments WHERE name = ?", (name,))
+
+    # --- lexicon -------------------------------------------------------------------------------------------
+
+    def terms(self, field: str, after: int = -1) -> list[tuple[int, str]]:
+        """``(term_id, term)`` of a BM25 field with ids above ``after``, ascending, each checked."""
+        with self._translate():
+            rows = self.connection.execute(
+                "SELECT term_id, term, crc FROM terms WHERE field = ? AND term_id > ? ORDER BY term_id", (field, after)
+            ).fetchall()
+        for term_id, term, crc in rows:
+            self._checked(crc, "terms", field, term_id, term)
+        return [(term_id, term) for term_id, term, _ in rows]
+
+    def add_terms(self, field: str, terms: Iterable[tuple[int, str]]) -> None:
+        self.connection.executemany(
+            "INSERT INTO terms VALUES (?, ?, ?, ?)",
+            ((field, term_id, term, _crc("terms", field, term_id, term)) for term_id, term in terms),
+        )
+
+    # --- request ids ---------------------------------------------------------------------------------------
+
+    def find_request(self, request_id: str) -> tuple[str, dict[str, Any]] | None:
+        """``(digest, answer)`` of a request seen in the last 24 hours, or None."""
+        row = self.connection.execute(
+            "SELECT digest, answer, created, crc FROM requests WHERE request_id = ?", (request_id,)
+        ).fetchone()
+        if row is None:
+            return None
+        digest, answer, created, crc = row
+        self._checked(crc, "requests", request_id, digest, answer, created)
+        if created < time.time() - REQUEST_MEMORY_S:
+            return None
+        return digest, json.loads(answer)
+
+    def add_request(self, request_id: str, digest: str, answer: dict[str, Any]) -> None:
+        now, text = time.time(), json.dumps(answer)
+        self.connection.execute("DELETE FROM requests WHERE created < ?", (now - REQUEST_MEMORY_S,))
+        self.connection.execute(
+            "INSERT OR REPLACE INTO requests VALUES (?, ?, ?, ?, ?)",
+            (request_id, digest, text, now, _crc("requests", request_id, digest, text, now)),
+        )
+
+    # --- checks --------------------------------------------------------------------------------------------
+
+    def verify(self) -> Iterator[str]:
+        """Every fault found: SQLite's own integrity check, then each row's checksum."""
+        with self._translate():
+            for (line,) in self.connection.execute("PRAGMA integrity_check"):
+                if line != "ok":
+                    yield f"{self.path}: {line}"
+            for table, (columns, _) in _TABLES.items():
+                if "crc" not in columns:
+                    continue
+                for *values, crc in self.connection.execute(f"SELECT * FROM {table}"):
+                    try:
+                        self._checked(crc, table, *values)
+                    except CorruptIndexError as error:
+                        yield error.message
