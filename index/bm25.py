@@ -35,9 +35,9 @@ __all__ = ["BM25", "STOP_WORDS", "Analyzer"]
 
 # Lucene's EnglishAnalyzer.ENGLISH_STOP_WORDS_SET.
 STOP_WORDS: Final = frozenset(
-    "a an and are as at be but by for if in into is it no not of on or such that the their then there these they "
-    "this to was will with".split()
-)
+    {"a", "an", "and", "are", "as", "at", "be", "but", "by", "for", "if", "in", "into", "is", "it", "no", "not", "of",
+     "on", "or", "such", "that", "the", "their", "then", "there", "these", "they", "this", "to", "was", "will", "with"}
+)  # fmt: skip
 _WORD = re.compile(r"(?u)\b\w\w+\b")
 _local = threading.local()  # a Snowball stemmer has state: one per thread
 

@@ -60,8 +60,8 @@ class Columns:
         self._arrays = {name: np.asarray(arrays[name]).view(np.ndarray) for name in _DTYPES}
         header = json.loads(self._arrays["header"].tobytes())
         self.rows: int = header["rows"]
-        self._path_blob = memoryview(self._arrays["path_blob"])
-        self._string_blob = memoryview(self._arrays["string_blob"])
+        self._path_blob = self._arrays["path_blob"].data
+        self._string_blob = self._arrays["string_blob"].data
         self._paths = self._arrays["paths"]
         self._string_offsets = self._arrays["string_offsets"]
 
@@ -187,7 +187,7 @@ class Columns:
 def _bitmap(rows: NDArray[np.int32]) -> BitMap:
     # From array.array pyroaring copies a buffer; from numpy it would go element by element (8 times slower).
     buffer = array("I")
-    buffer.frombytes(memoryview(np.ascontiguousarray(rows)).cast("B"))
+    buffer.frombytes(np.ascontiguousarray(rows).data.cast("B"))
     return BitMap(buffer)
 
 
@@ -198,7 +198,7 @@ def _check_header(header: NDArray[np.uint8]) -> None:
     except (ValueError, TypeError, KeyError) as error:
         raise CorruptIndexError("the metadata columns' header is not as written", array="header") from error
     if version != VERSION or not isinstance(rows, int) or rows < 0:
-        raise CorruptIndexError(f"expected metadata columns of version {VERSION}, got version {version} with {rows} rows",
+        raise CorruptIndexError(f"expected metadata columns of version {VERSION}, got version {version}, {rows} rows",
                                 array="header", version=version)  # fmt: skip
 
 

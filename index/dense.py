@@ -6,7 +6,7 @@ question: the k documents whose best passage has the largest inner product with 
 Scores. The score of a passage is what ``faiss.fvec_inner_products_by_idx`` gives for it: one fixed order of
 additions over its own row. Every score returned here comes from that routine, so on one machine a passage's
 score is bit-equal whether a plain, masked or batched search, the graph or ``scores`` found it (another
-instruction set may differ in the last bits). BLAS is only used to choose candidates, with a margin that
+instruction set may differ in the last bits). In a batch BLAS chooses the candidates, with a margin that
 covers the rounding of both, so that flat results are bit-equal on all paths too, ties included.
 
 References
@@ -19,7 +19,8 @@ any order of summation errs by at most ``gamma_D |x| |q|`` with ``gamma_D = D u 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -37,13 +38,15 @@ HNSW_M: Final = 32
 HNSW_EF_CONSTRUCTION: Final = 200
 HNSW_EF: Final = 128
 
-# A whole matrix-vector product beats reading chosen rows one by one from about half of the rows on (100,000 x 384,
-# 2 cores: 5 ms against 7 ms for half of them); in a batch the matrix product is shared and pays from an eighth on.
-_ROWS_SHARE: Final = 0.5
-_ROWS_SHARE_BATCH: Final = 0.125
+# A matrix product scores a row for a seventh of what reading it alone costs (100,000 x 384, 32 queries), but it scores
+# every row; so it is for a few queries or more, each of which lets at least an eighth of the passages pass.
+_BATCH_QUERIES: Final = 4
+_BATCH_SHARE: Final = 0.125
 _BATCH_FLOATS: Final = 1 << 24  # scores held at once in a batch: 64 MiB
-# Vectors that a graph search compares for each of the ef places in its queue, about; measured 12 to 25.
-_GRAPH_COMPARISONS: Final = 20
+_THREAD_FLOATS: Final = 1 << 22  # a scan shorter than this (about 1 ms) is not worth a thread of its own
+# What the graph costs for each place in its queue, in rows of a flat scan: it compares about 30 vectors (measured
+# 27 to 38 at 30,000 x 384), and each, being fetched from anywhere, costs about three times as much.
+_GRAPH_COST: Final = 100
 
 
 class DenseHits(NamedTuple):
@@ -56,6 +59,25 @@ class DenseHits(NamedTuple):
     documents: NDArray[np.int32]
     scores: F32Array
     passages: NDArray[np.uint32]
+
+
+def _faiss() -> Any:
+    """FAISS, imported when first needed: it takes a while, and its type stubs lag behind it."""
+    import faiss
+
+    return faiss
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """FAISS's regions on this thread run with ``count`` threads. OpenMP keeps the number per calling thread."""
+    faiss = _faiss()
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(count)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
 
 
 # --- scores -----------------------------------------------------------------------------------------------
@@ -91,16 +113,23 @@ def scores(vectors: F32Array, rows: ArrayLike | None, query: ArrayLike) -> F32Ar
 
 def _dots(vectors: F32Array, rows: NDArray[Any], query: F32Array) -> F32Array:
     """Inner products by row number without copying a row; the one routine that makes scores."""
-    import faiss
-
-    found = np.empty(len(rows), np.float32)
-    if len(rows):
-        ids = np.ascontiguousarray(rows, np.int64)
+    faiss = _faiss()
+    count, dimension = len(rows), len(query)
+    if not count:
+        return np.empty(0, np.float32)
+    # The routine is parallel over queries only: long lists are shared out as copies of the query, each with its part.
+    parts = max(1, min(faiss.omp_get_max_threads(), count * dimension // _THREAD_FLOATS))
+    length = -(-count // parts)
+    ids = np.full(parts * length, -1, np.int64)  # -1 is skipped
+    ids[:count] = rows
+    found = np.empty(parts * length, np.float32)
+    copies = np.tile(query, parts)
+    with _threads(parts):  # no team for short lists: OpenMP's idle threads would spin against those of BLAS
         faiss.fvec_inner_products_by_idx(
-            faiss.swig_ptr(found), faiss.swig_ptr(query), faiss.swig_ptr(vectors), faiss.swig_ptr(ids),
-            vectors.shape[1], 1, len(ids),
+            faiss.swig_ptr(found), faiss.swig_ptr(copies), faiss.swig_ptr(vectors), faiss.swig_ptr(ids),
+            dimension, parts, length,
         )  # fmt: skip
-    return found
+    return found[:count]
 
 
 def _check_vectors(vectors: F32Array) -> None:
@@ -273,16 +302,15 @@ class DenseIndex:
     def _search(
         self, queries: F32Array, k: int, offsets: NDArray[np.int64], plans: Sequence[_Plan], ef: int
     ) -> list[DenseHits]:
-        share = (_ROWS_SHARE_BATCH if len(queries) >= 8 else _ROWS_SHARE) * self.size
-        whole = [i for i, plan in enumerate(plans) if plan.total > share]
+        whole = [i for i, plan in enumerate(plans) if plan.total > _BATCH_SHARE * self.size]
+        if len(whole) < _BATCH_QUERIES:
+            whole = []
         hits: dict[int, DenseHits] = {}
         step = max(1, _BATCH_FLOATS // max(1, self.size))
         for begin in range(0, len(whole), step):
             part = whole[begin : begin + step]
-            # One query goes as a vector: BLAS then splits the rows over the cores.
-            products = (self.vectors @ queries[part[0]])[None] if len(part) == 1 else queries[part] @ self.vectors.T
-            for i, found in zip(part, products, strict=True):
-                hits[i] = self._finish(queries[i], k, offsets, plans[i], found)
+            for i, products in zip(part, queries[part] @ self.vectors.T, strict=True):
+                hits[i] = self._by_products(queries[i], k, offsets, plans[i], products)
         for i in set(range(len(plans))).difference(whole):
             hits[i] = self._by_rows(queries[i], k, offsets, plans[i])
         return [hits[i] for i in range(len(plans))]
@@ -294,7 +322,7 @@ class DenseIndex:
         chosen = _select(found, plan, k, 0.0) if plan.total else rows
         return _rank(offsets, rows[chosen], found[chosen], k)
 
-    def _finish(
+    def _by_products(
         self, query: F32Array, k: int, offsets: NDArray[np.int64], plan: _Plan, products: F32Array
     ) -> DenseHits:
         """Exact search given BLAS's products with all rows: candidates within the margin, scored again."""
@@ -352,18 +380,13 @@ def build_hnsw(
     -----
     BUILD_NOTE FAISS holds a copy of the vectors meanwhile.
     """
-    import faiss
-
+    faiss = _faiss()
     _check_vectors(vectors)
     index = faiss.IndexHNSWFlat(vectors.shape[1], m, faiss.METRIC_INNER_PRODUCT)
     index.hnsw.efConstruction = ef_construction
-    threads = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)  # OpenMP keeps this number per calling thread: nobody else's changes
-    try:
+    with _threads(1):
         if len(vectors):
             index.add(vectors)
-    finally:
-        faiss.omp_set_num_threads(threads)
     graph: NDArray[np.uint8] = faiss.serialize_index(index, faiss.IO_FLAG_SKIP_STORAGE)
     return graph
 
@@ -373,7 +396,8 @@ class HNSWIndex(DenseIndex):
 
     Which documents are returned is approximate; each one's score and passage are exact, as all of its passages
     are scored. Where the graph would cost more than reading the allowed rows (rare masks, large k), or finds
-    too few documents, the search is the flat one, so there are never fewer hits than documents allow.
+    too few documents, the search is the flat one, so there are never fewer hits than documents allow. With the default ``ef`` and no
+    mask the graph is used from 12,800 passages on.
 
     Parameters
     ----------
@@ -396,7 +420,7 @@ class HNSWIndex(DenseIndex):
         self._storage = _flat_view(self.vectors)
         self._index = _read_graph(self._graph, self.size, self.dimension)
         self._index.storage = self._storage
-        self._index.own_fields = False
+        self._index.own_fields = False  # the storage is ours to free
 
     def _search(
         self, queries: F32Array, k: int, offsets: NDArray[np.int64], plans: Sequence[_Plan], ef: int
@@ -423,8 +447,7 @@ class HNSWIndex(DenseIndex):
 
     def _graph_pays(self, plan: _Plan, width: int) -> bool:
         """A selector discards what it does not let pass, so the width grows by the inverse of the passing share."""
-        visited = _GRAPH_COMPARISONS * width * (self.size / max(1, plan.total))
-        return visited < plan.total
+        return _GRAPH_COST * width * (self.size / max(1, plan.total)) < plan.total
 
     def _by_graph(
         self, queries: F32Array, members: Sequence[int], k: int, offsets: NDArray[np.int64], plan: _Plan, width: int
@@ -457,8 +480,7 @@ class HNSWIndex(DenseIndex):
 
     def _nearest(self, queries: F32Array, count: int, width: int, bits: NDArray[np.uint8] | None) -> NDArray[np.int64]:
         """Passages (B, count) that the graph finds; -1 where it found no more."""
-        import faiss
-
+        faiss = _faiss()
         selector = None if bits is None else faiss.IDSelectorBitmap(len(bits), faiss.swig_ptr(bits))
         parameters = faiss.SearchParametersHNSW(efSearch=max(width, count), sel=selector)
         found: NDArray[np.int64] = self._index.search(queries, count, params=parameters)[1]
@@ -467,8 +489,7 @@ class HNSWIndex(DenseIndex):
 
 def _flat_view(vectors: F32Array) -> Any:
     """A FAISS flat index over the array itself: HNSW computes its distances from there."""
-    import faiss
-
+    faiss = _faiss()
     storage = faiss.IndexFlatIP(vectors.shape[1])
     if vectors.size:
         nobody = storage.codes.owner  # the null owner: we keep the array alive ourselves
@@ -480,8 +501,7 @@ def _flat_view(vectors: F32Array) -> Any:
 
 def _read_graph(graph: NDArray[np.uint8], size: int, dimension: int) -> Any:
     """The graph, its links left in ``graph``. FAISS checks levels, offsets and neighbours against its own count."""
-    import faiss
-
+    faiss = _faiss()
     try:
         reader = faiss.ZeroCopyIOReader(faiss.swig_ptr(graph), graph.size)
         index = faiss.read_index(reader, faiss.IO_FLAG_SKIP_STORAGE)

@@ -304,12 +304,13 @@ class _Parser:
         return children[0] if len(children) == 1 else And(tuple(children))
 
     def parse_not(self) -> Node:
-        position, node = self.token.position, None
+        position = self.token.position
         if self.token.keyword not in ("not", "("):
             return self.parse_clause()
         self.depth += 1
         if self.depth > MAX_DEPTH:
             _fail(self.text, position, f"at most {MAX_DEPTH} nested parentheses and nots", f"{self.depth}")
+        node: Node
         if self.accept("not"):
             node = Not(self.parse_not())
         else:

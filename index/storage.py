@@ -35,6 +35,7 @@ __all__ = [
     "remove_folder",
     "remove_leftovers",
     "sync_folder",
+    "sync_tree",
     "write_file",
 ]
 
@@ -62,6 +63,19 @@ def sync_folder(path: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def sync_tree(path: Path) -> None:
+    """Make every file below a folder durable, for files that another library has written."""
+    for folder, _, names in os.walk(path):
+        for name in names:
+            with _translate("sync", Path(folder) / name):
+                descriptor = os.open(Path(folder) / name, os.O_RDONLY)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+        sync_folder(Path(folder))
 
 
 def create_folder(path: Path, *, exist_ok: bool = True) -> None:

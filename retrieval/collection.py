@@ -1,0 +1,425 @@
+"""A collection as its user holds it, embedded; the gRPC client's collection has the same methods."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgpack
+from sparsight.errors import (
+    FailedPreconditionError,
+    InvalidArgumentError,
+    OverloadedError,
+    UnknownDocumentError,
+    UnknownFeatureError,
+)
+from sparsight.index import filters, maintenance, storage
+from sparsight.index.generation import Generation, Reference
+from sparsight.index.rows import Row, pack
+from sparsight.index.schema import check_document_id
+from sparsight.index.store import CollectionStore, WriteAnswer
+from sparsight.index.verification import verify_store
+from sparsight.kernels import CancelFlag
+from sparsight.retrieval import features as feature_search
+from sparsight.retrieval.operations import Operations
+from sparsight.retrieval.planning import MAX_QUERY_TEXT
+from sparsight.retrieval.preparation import check_documents, check_text, prepare_rows
+from sparsight.retrieval.searching import search_all
+from sparsight.retrieval.training import train_collection_sae
+from sparsight.types import (
+    CollectionInfo,
+    Document,
+    Feature,
+    FeaturePage,
+    Operation,
+    Page,
+    Query,
+    SearchResult,
+    SparseVector,
+    Vector,
+    VerifyReport,
+    WriteResult,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Collection"]
+
+MAX_IDS = 10_000
+MAX_PAGE = 1_000
+STORED = ("title", "text", "metadata")
+
+
+class Collection:
+    """Documents with their fields: write, read, search, steer.
+
+    Made by :class:`sparsight.retrieval.Database`. Safe to use from many threads: searches run beside each other
+    and beside writes, each on one consistent state; writes are durable and searchable when they return.
+    """
+
+    def __init__(self, store: CollectionStore, operations: Operations, threads: int) -> None:
+        self._store = store
+        self._operations = operations
+        self._threads = threads
+        self._maintenance = None if store.read_only else maintenance.Maintenance(store)
+
+    @property
+    def name(self) -> str:
+        """The collection's name."""
+        return self._store.schema.name
+
+    def __repr__(self) -> str:
+        generation = self._store.generation
+        fields = ", ".join(item.name for item in generation.schema.fields)
+        return f"<Collection {self.name!r}: {generation.documents:,} documents, fields {fields}>"
+
+    def _generation(self) -> Generation:
+        self._store.refresh()
+        return self._store.generation
+
+    def info(self) -> CollectionInfo:
+        """Fields, sizes and model fingerprints, as of now."""
+        generation, store = self._generation(), self._store
+        schema = generation.schema
+        return CollectionInfo(
+            name=schema.name,
+            fields=tuple(item.spec for item in schema.fields),
+            passages=schema.passages,
+            documents=generation.documents,
+            passage_count=generation.passages,
+            segments=len(generation.parts) - 1,
+            tail_documents=generation.parts[-1].documents,
+            generation=generation.version,
+            bytes_on_disk=storage.folder_bytes(store.folder),
+            fingerprints={item.name: item.fingerprint for item in schema.fields if item.fingerprint},
+            saturated=store.saturated,
+            created=schema.created,
+        )
+
+    # --- writes --------------------------------------------------------------------------------------------
+
+    def upsert(self, documents: Iterable[Document | Mapping[str, Any]], *, request_id: str = "") -> WriteResult:
+        """Insert documents, replacing those whose id exists; all or none.
+
+        Parameters
+        ----------
+        documents : iterable of Document or mapping
+            At most 100,000; ids are unique among them. Mappings have a document's attributes as keys.
+        request_id : str
+            Makes a retry harmless: the same id with the same documents within 24 hours has no second effect
+            and the same answer.
+
+        Returns
+        -------
+        WriteResult
+            When this returns the write is durable and searchable.
+
+        Raises
+        ------
+        InvalidArgumentError
+            With the path of what is wrong; nothing was written.
+        ConflictError, ReadOnlyError, StorageError, StorageFullError
+        """
+        self._store._check_open()
+        checked = check_documents(documents)
+        rows, dropped = prepare_rows(self._store.schema, checked)
+        digest = _digest(("upsert", [(row.id, pack(row)) for row in rows])) if request_id else ""
+        answer = self._store.write(rows, request_id=_check_request_id(request_id), digest=digest)
+        return _result(answer, dropped)
+
+    def delete(self, ids: Iterable[str] = (), *, filter: str = "", request_id: str = "") -> WriteResult:
+        """Delete documents by id (missing ones are skipped), or all that satisfy a filter."""
+        self._store._check_open()
+        wanted = _check_ids(ids)
+        if bool(wanted) == bool(filter):
+            raise InvalidArgumentError("give either ids or a filter", field="ids")
+        node = filters.parse(check_text(filter, "filter", MAX_QUERY_TEXT)) if filter else None
+        digest = _digest(("delete", wanted, filter)) if request_id else ""
+        return _result(self._store.delete(wanted, node=node, request_id=_check_request_id(request_id), digest=digest), 0)
+
+    # --- reads ---------------------------------------------------------------------------------------------
+
+    def get(self, id: str, *, include: Sequence[str] = STORED) -> Document:
+        """One document; ``include`` may add "vectors" (as they were given or encoded, float32).
+
+        Raises
+        ------
+        UnknownDocumentError
+        """
+        found = self.get_many([id], include=include)
+        if not found:
+            raise UnknownDocumentError(f"collection {self.name!r} has no document {id!r:.80}", field="id", id=id[:80])
+        return found[0]
+
+    def get_many(self, ids: Iterable[str], *, include: Sequence[str] = STORED) -> list[Document]:
+        """Documents in the order of ``ids``; missing ones are left out."""
+        wanted, parts = _check_ids(ids), _check_include(include)
+        self._store.refresh()
+        return [_document(row, parts) for row in self._store.rows(wanted)]
+
+    def count(self, filter: str = "") -> int:
+        """Documents, or those that satisfy a filter."""
+        generation = self._generation()
+        return generation.count(generation.mask(_parse(filter)))
+
+    def scroll(
+        self, filter: str = "", *, page_size: int = 100, page_token: str = "", include: Sequence[str] = STORED
+    ) -> Page:
+        """Documents in the order they were last written, page by page; at most 1,000 a page.
+
+        A token is bound to its filter. Documents written while one scrolls appear at the end.
+        """
+        node, parts = _parse(filter), _check_include(include)
+        size = _page_size(page_size, 100)
+        after = _read_token(page_token, filter)
+        generation = self._generation()
+        found: list[tuple[int, Reference]] = []
+        for item in generation.scan(generation.mask(node), after):
+            found.append(item)
+            if len(found) > size:
+                break
+        page = found[:size]
+        if "vectors" in parts:
+            documents = [_document(row, parts) for row in self._store.all_rows([seq for seq, _ in page])]
+        else:
+            documents = [_document(generation.document(reference), parts) for _, reference in page]
+        token = _make_token(page[-1][0], filter) if len(found) > size else ""
+        return Page(tuple(documents), token)
+
+    # --- search --------------------------------------------------------------------------------------------
+
+    def search(
+        self, query: Query | str, *, timeout: float | None = None, cancel: CancelFlag | None = None, **overrides: Any
+    ) -> SearchResult:
+        """The k best documents of a query.
+
+        Parameters
+        ----------
+        query : Query or str
+            A str is the text of a query with the defaults.
+        timeout : float, optional
+            Seconds until DeadlineError.
+        cancel : CancelFlag, optional
+            Stops the search from another thread.
+        **overrides
+            Attributes of :class:`sparsight.types.Query`: ``k=5, filter="year >= 2015", explain=True``.
+
+        Raises
+        ------
+        InvalidArgumentError, UnknownFieldError, UnknownFeatureError
+            With the path of what is wrong.
+        DeadlineError, SearchStoppedError
+        """
+        return self.batch_search([query], timeout=timeout, cancel=cancel, **overrides)[0]
+
+    def batch_search(
+        self,
+        queries: Sequence[Query | str],
+        *,
+        timeout: float | None = None,
+        cancel: CancelFlag | None = None,
+        **overrides: Any,
+    ) -> list[SearchResult]:
+        """:meth:`search` for up to 1,024 queries on one state of the collection, encoded together and searched in
+        parallel; each answer is what :meth:`search` would give."""
+        if timeout is not None:
+            deadline = time.monotonic_ns() + max(0, int(timeout * 1e9))
+            cancel = cancel or CancelFlag()
+            cancel.deadline_ns = min(cancel.deadline_ns or deadline, deadline)
+        return search_all(self._generation(), self._store.derived, queries, overrides, cancel, self._threads)
+
+    # --- features ------------------------------------------------------------------------------------------
+
+    def features(self, words: str = "", *, field: str = "", page_size: int = 50, page_token: str = "") -> FeaturePage:
+        """Features of an SAE field: the most frequent first, or the best matches for some words.
+
+        Words match a feature's label and what the words themselves activate.
+        """
+        generation = self._generation()
+        check_text(words, "words", MAX_QUERY_TEXT)
+        size, after = _page_size(page_size, 50), _read_token(page_token, words)
+        found = feature_search.find(generation, self._store.derived, words, field)
+        token = _make_token(after + size, words) if len(found) > after + size else ""
+        return FeaturePage(tuple(found[after : after + size]), token)
+
+    def feature(self, index: int, *, field: str = "") -> Feature:
+        """One feature.
+
+        Raises
+        ------
+        UnknownFeatureError
+        """
+        found = feature_search.find(self._generation(), self._store.derived, "", field)
+        for item in found:
+            if item.index == index:
+                return item
+        raise UnknownFeatureError(f"no feature {index!r:.80}", field="index")
+
+    # --- long work -----------------------------------------------------------------------------------------
+
+    def train_sae(
+        self,
+        field: str = "sae",
+        *,
+        source: str = "dense",
+        n_latents: int = 0,
+        k: int = 32,
+        epochs: int = 0,
+        seed: int = 0,
+        wait: bool = True,
+    ) -> Operation:
+        """Train a sparse autoencoder on a dense field's vectors, name its features, and add it as a field.
+
+        Parameters
+        ----------
+        field, source : str
+            The new SAE field (replaced if it exists) and the dense field it explains.
+        n_latents, epochs : int
+            0 chooses by the collection's size.
+        k : int
+            Active latents a passage.
+        wait : bool
+            Return when it is done; else at once, to be watched with the database's ``operation``.
+        """
+        self._store._check_open()
+        arguments = {"n_latents": n_latents, "k": k, "epochs": epochs, "seed": seed}
+        prepared = train_collection_sae(self._store, field, source, arguments)
+        return self._start("train_sae", prepared, wait)
+
+    def compact(self, *, wait: bool = True) -> Operation:
+        """Merge all segments into one without deleted documents."""
+        self._store._check_open()
+
+        def work(progress: Callable[..., None]) -> Mapping[str, Any]:
+            progress(0.0, "merging segments")
+            maintenance.compact(self._store)
+            return {"segments": len(self._store.generation.parts) - 1}
+
+        return self._start("compact", work, wait)
+
+    def _start(self, kind: str, work: Callable[..., Mapping[str, Any]], wait: bool) -> Operation:
+        if sum(not item.done for item in self._operations.list()) >= 8:
+            raise OverloadedError("8 operations are running already; wait for one to end")
+        operation = self._operations.start(kind, work)
+        if not wait:
+            return operation
+        done = self._operations.wait(operation.name)
+        if done.error:
+            raise FailedPreconditionError(done.error, reason="OPERATION_FAILED", operation=done.name)
+        return done
+
+    def flush(self) -> None:
+        """Move the tail into a segment now. Durability does not need it: writes are durable when they return."""
+        self._store._check_open()
+        maintenance.flush(self._store)
+
+    def verify(self) -> VerifyReport:
+        """Check every stored byte and every invariant between catalogue and segments."""
+        self._store.refresh()
+        return verify_store(self._store)
+
+    def _close(self) -> None:
+        if self._maintenance is not None:
+            self._maintenance.close()
+        self._store.close()
+
+
+# --- helpers ----------------------------------------------------------------------------------------------
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(msgpack.packb(value)).hexdigest()
+
+
+def _result(answer: WriteAnswer, dropped: int) -> WriteResult:
+    return WriteResult(answer.upserted, answer.replaced, answer.deleted, answer.version, dropped, answer.saturated)
+
+
+def _check_request_id(request_id: str) -> str:
+    if not isinstance(request_id, str) or len(request_id) > 128 or not request_id.isascii() or not request_id.isprintable():
+        raise InvalidArgumentError(f"a request id is at most 128 printable ASCII characters; got {request_id!r:.80}", field="request_id")
+    return request_id
+
+
+def _check_ids(ids: Iterable[str]) -> list[str]:
+    if isinstance(ids, str):
+        raise InvalidArgumentError("expected a list of ids, got a string", field="ids")
+    wanted = list(ids)
+    if len(wanted) > MAX_IDS:
+        raise InvalidArgumentError(f"a call takes at most {MAX_IDS:,} ids; got {len(wanted):,}", field="ids")
+    return [check_document_id(id, f"ids[{position}]") for position, id in enumerate(wanted)]
+
+
+def _check_include(include: Sequence[str]) -> frozenset[str]:
+    for part in include:
+        if part not in (*STORED, "vectors"):
+            raise InvalidArgumentError(f"include takes title, text, metadata, vectors; got {part!r:.80}", field="include")
+    return frozenset(include)
+
+
+def _parse(filter: str) -> filters.Node | None:
+    check_text(filter, "filter", MAX_QUERY_TEXT)
+    return filters.parse(filter) if filter.strip() else None
+
+
+def _page_size(size: int, default: int) -> int:
+    if isinstance(size, bool) or not isinstance(size, int) or size < 0:
+        raise InvalidArgumentError(f"a page size is not negative; got {size!r:.80}", field="page_size")
+    return min(size or default, MAX_PAGE)
+
+
+def _make_token(position: int, bound_to: str) -> str:
+    return base64.urlsafe_b64encode(json.dumps([position, _digest(bound_to)[:16]]).encode()).decode()
+
+
+def _read_token(token: str, bound_to: str) -> int:
+    if not token:
+        return 0
+    try:
+        position, digest = json.loads(base64.urlsafe_b64decode(token.encode("ascii", "strict")))
+        if isinstance(position, int) and position >= 0 and digest == _digest(bound_to)[:16]:
+            return position
+    except (ValueError, TypeError):
+        pass
+    raise InvalidArgumentError("the page token is not one of ours, or belongs to other arguments", field="page_token")
+
+
+def _document(row: Row, parts: frozenset[str]) -> Document:
+    vectors: dict[str, Vector] = {}
+    if "vectors" in parts and row.passages == 1:
+        vectors = {name: SparseVector(entries[0].term_ids, entries[0].values) for name, entries in row.sparse.items()}
+        vectors |= {name: matrix[0] for name, matrix in row.dense.items()}
+    document = Document(
+        row.id,
+        text=row.text if "text" in parts else "",
+        title=row.title if "title" in parts else "",
+        metadata=row.metadata if "metadata" in parts else {},
+        vectors=vectors,
+        version=row.seq,
+    )
+    if "vectors" in parts and row.passages > 1:
+        from sparsight.types import Passage
+
+        passages = [
+            Passage(
+                row.passage_text(p),
+                {name: SparseVector(entries[p].term_ids, entries[p].values) for name, entries in row.sparse.items()}
+                | {name: matrix[p] for name, matrix in row.dense.items()},
+            )
+            for p in range(row.passages)
+        ]
+        return dataclasses.replace(document, passages=tuple(passages))
+    return document
+
+
+def default_threads() -> int:
+    """Processors this process may run on."""
+    return len(os.sched_getaffinity(0))
+

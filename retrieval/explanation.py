@@ -1,0 +1,189 @@
+"""Why a hit has its score: contributions that sum to it, and how an edit moved it.
+
+Sparse legs are explained in the 8-bit domain that ranked them: ``query_weight * document_weight`` of the common terms,
+each the exact integer product times the query's unit. Dense legs are split over the features of an SAE on the
+field where there is one: ``x . d = x . b + sum_i z_i (x . w_i) + x . error``; what no feature carries is ``rest``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsight.index.generation import Generation, Reference
+from sparsight.index.parts import ImpactQuery
+from sparsight.index.schema import DerivedModel
+from sparsight.kernels import CancelFlag
+from sparsight.retrieval.models import SAEModel
+from sparsight.retrieval.planning import Leg, Plan
+from sparsight.retrieval.ranking import Ranking, rank_plans, score_matrix
+from sparsight.retrieval.steering import Steering
+from sparsight.types import Contribution, Explanation, Movement, RetrieverScore, SAEField
+
+__all__ = ["MOVEMENT_DEPTH", "explain_hits"]
+
+MOVEMENT_DEPTH = 1_000
+"""Ranks of the unsteered query that are looked at to say where a hit stood before."""
+
+
+def explain_hits(
+    generation: Generation,
+    models: Mapping[str, DerivedModel],
+    plan: Plan,
+    ranking: Ranking,
+    count: int,
+    cancel: CancelFlag | None,
+) -> list[Explanation]:
+    """Explanations of the first ``count`` candidates."""
+    movements: Sequence[Movement | None] = [None] * count
+    if plan.steered:
+        movements = _movements(generation, plan, ranking, count, cancel)
+    explained = []
+    for position in range(count):
+        parts = tuple(
+            _retriever_score(generation, models, leg, ranking, position, column) for column, leg in enumerate(plan.legs)
+        )
+        explained.append(Explanation(parts, movements[position]))
+    return explained
+
+
+def _retriever_score(
+    generation: Generation, models: Mapping[str, DerivedModel], leg: Leg, ranking: Ranking, position: int, column: int
+) -> RetrieverScore:
+    score, passage = float(ranking.scores[position, column]), int(ranking.passages[position, column])
+    contributions: tuple[Contribution, ...] = ()
+    rest = 0.0
+    if passage >= 0 and isinstance(leg.query, ImpactQuery):
+        contributions = _impact_contributions(generation, leg, leg.query, ranking.references[position], passage)
+    elif passage >= 0:
+        contributions, rest = _dense_contributions(generation, models, leg, ranking.references[position], passage, score)
+    return RetrieverScore(
+        leg.field.name,
+        score,
+        int(ranking.ranks[position, column]),
+        float(ranking.shares[position, column]),
+        passage,
+        contributions,
+        rest,
+    )
+
+
+def _impact_contributions(
+    generation: Generation, leg: Leg, query: ImpactQuery, reference: Reference, passage: int
+) -> tuple[Contribution, ...]:
+    ids, impacts, _ = generation.sparse_row(leg.field.name, reference, passage)
+    common, in_query, in_document = np.intersect1d(query.terms, ids, assume_unique=True, return_indices=True)
+    levels, values = impacts[in_document].astype(np.float64), leg.level_values[in_query]
+    weights = query.weights[in_query].astype(np.float64) * query.unit  # what one impact level adds to the score
+    found = [
+        Contribution(int(term), leg.label(int(term)), float(weight / value), float(level * value), float(level * weight))
+        for term, weight, level, value in zip(common, weights, levels, values, strict=True)
+        if level
+    ]
+    return tuple(sorted(found, key=lambda item: (-abs(item.score), item.index)))
+
+
+def _dense_contributions(
+    generation: Generation, models: Mapping[str, DerivedModel], leg: Leg, reference: Reference, passage: int, score: float
+) -> tuple[tuple[Contribution, ...], float]:
+    model = _sae_on(generation, models, leg.field.name)
+    document = generation.dense_row(leg.field.name, reference, passage)
+    assert isinstance(leg.query, np.ndarray)
+    if model is None or document is None:
+        return (), score
+    code = model.sae.encode(np.asarray(document)[None])
+    along = model.sae.W_dec[code.indices].astype(np.float64) @ leg.query.astype(np.float64)
+    labels = model.sae.labels
+    found = [
+        Contribution(int(f), labels[f] if f < len(labels) else str(f), float(q), float(z), float(q * z))
+        for f, q, z in zip(code.indices, along, code.data.astype(np.float64), strict=True)
+    ]
+    found.sort(key=lambda item: (-abs(item.score), item.index))
+    return tuple(found), score - sum(item.score for item in found)
+
+
+def _sae_on(generation: Generation, models: Mapping[str, DerivedModel], source: str) -> SAEModel | None:
+    for item in generation.schema.fields:
+        if isinstance(item.spec, SAEField) and item.spec.source == source:
+            model = models[item.name]
+            assert isinstance(model, SAEModel)
+            return model
+    return None
+
+
+# --- steering: before and after ---------------------------------------------------------------------------
+
+
+def _movements(
+    generation: Generation, plan: Plan, ranking: Ranking, count: int, cancel: CancelFlag | None
+) -> list[Movement]:
+    """Where each hit stood in the same search without edits."""
+    base = plan.unsteered()
+    deep = _with_k(base, max(plan.depth, MOVEMENT_DEPTH)) if len(plan.legs) == 1 else base
+    (before,) = rank_plans(generation, [deep], cancel, 1)
+    rank_of = {reference: rank for rank, reference in enumerate(before.references, 1)}
+    hits = ranking.references[:count]
+    outside, _, _ = score_matrix(generation, base, hits)
+    moves = []
+    for position, reference in enumerate(hits):
+        rank = rank_of.get(reference, 0)
+        if rank:
+            score = float(before.totals[rank - 1])
+        else:
+            score = float(outside[position, 0]) if len(plan.legs) == 1 else 0.0
+        moves.append(
+            Movement(rank, position + 1, score, float(ranking.totals[position]), _by_feature(generation, plan, ranking, position))
+        )
+    return moves
+
+
+def _with_k(plan: Plan, k: int) -> Plan:
+    from dataclasses import replace
+
+    return replace(plan, query=replace(plan.query, k=k, min_score=None))
+
+
+def _by_feature(generation: Generation, plan: Plan, ranking: Ranking, position: int) -> tuple[Contribution, ...]:
+    """Each edited feature's part in the change of the leg scores, in the legs' own units, largest first."""
+    total: dict[int, Contribution] = {}
+    for column, leg in enumerate(plan.legs):
+        steering, passage = leg.steering, int(ranking.passages[position, column])
+        if steering is None or passage < 0 or leg.query is leg.base:
+            continue
+        for f, delta, weight in _edit_parts(generation, leg, steering, ranking.references[position], passage):
+            labels = steering.model.sae.labels
+            known = total.get(f)
+            score = delta * weight + (known.score if known else 0.0)
+            total[f] = Contribution(f, labels[f] if f < len(labels) else str(f), delta, weight, score)
+    return tuple(sorted(total.values(), key=lambda item: (-abs(item.score), item.index)))
+
+
+def _edit_parts(
+    generation: Generation, leg: Leg, steering: Steering, reference: Reference, passage: int
+) -> list[tuple[int, float, float]]:
+    """(feature, change of the query, what a change of 1 does to this document's score)."""
+    sae = steering.model.sae
+    if leg.base_vector is not None:
+        differences = steering.of_vector(leg.base_vector)
+        document = _document_vector(generation, leg, reference, passage, sae)
+        if document is None:
+            return []
+        return [(f, delta, float(sae.W_dec[f].astype(np.float64) @ document)) for f, delta in differences.items()]
+    assert isinstance(leg.base, ImpactQuery)
+    ids, impacts, _ = generation.sparse_row(leg.field.name, reference, passage)
+    weights = {int(i): float(level) * float(steering.model.impact_scale[i]) / 255.0 for i, level in zip(ids, impacts, strict=True)}
+    return [(f, delta, weights.get(f, 0.0)) for f, delta in steering.differences({}).items()]
+
+
+def _document_vector(
+    generation: Generation, leg: Leg, reference: Reference, passage: int, sae: object
+) -> NDArray[np.float64] | None:
+    """What the leg compares the dense query with: the vector itself, or what the posted code decodes to."""
+    if not isinstance(leg.field.spec, SAEField):
+        row = generation.dense_row(leg.field.name, reference, passage)
+        return None if row is None else row.astype(np.float64)
+    ids, _, values = generation.sparse_row(leg.field.name, reference, passage)
+    w_dec: NDArray[np.float32] = sae.W_dec  # type: ignore[attr-defined]
+    return values.astype(np.float64) @ w_dec[ids].astype(np.float64)

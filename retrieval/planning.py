@@ -1,0 +1,336 @@
+"""From queries to plans: check, encode, steer, quantise. A plan has all that a search needs.
+
+Texts of all queries of a call go through an encoder together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsight.errors import InvalidArgumentError, InvalidQueryError
+from sparsight.index.bm25 import BM25, Analyzer
+from sparsight.index.filters import Node, parse
+from sparsight.index.generation import Condition, Generation
+from sparsight.index.parts import ImpactQuery
+from sparsight.index.rows import SparseRow
+from sparsight.index.schema import DerivedModel, FieldSchema
+from sparsight.index.vectors import check_dense, check_sparse, quantise_query
+from sparsight.retrieval.models import SAEModel, dense_encoder, sparse_encoder
+from sparsight.retrieval.preparation import check_text
+from sparsight.retrieval.steering import Steering, conditions_of, steering_of
+from sparsight.types import BM25Field, DenseField, Fusion, Query, Retriever, SAEField, SparseField
+
+__all__ = ["MAX_K", "MAX_QUERIES", "MAX_QUERY_TEXT", "Leg", "Plan", "plan_queries"]
+
+MAX_K = 10_000
+MAX_QUERIES = 1_024
+MAX_QUERY_TEXT = 1 << 16
+MAX_RETRIEVERS = 16
+INCLUDABLE = ("title", "text", "metadata", "passage", "vectors")
+
+
+@dataclass(slots=True)
+class Leg:
+    """One retriever of one query, ready to run.
+
+    ``query`` is searched; ``base`` is what it would be without edits (the same object when nothing is steered).
+    ``level_values[i]`` is the weight that one impact level of term i of ``query`` stands for. ``vector`` is the dense
+    query behind a dense or SAE leg.
+    """
+
+    field: FieldSchema
+    weight: float
+    place: str
+    text: str = ""
+    query: ImpactQuery | NDArray[np.float32] | None = None
+    base: ImpactQuery | NDArray[np.float32] | None = None
+    level_values: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    vector: NDArray[np.float32] | None = None
+    base_vector: NDArray[np.float32] | None = None
+    steering: Steering | None = None
+    label: Callable[[int], str] = str
+
+
+@dataclass(slots=True)
+class Plan:
+    """One query, ready to run."""
+
+    query: Query
+    legs: list[Leg]
+    node: Node | None
+    conditions: tuple[Condition, ...]
+    warnings: list[str]
+
+    @property
+    def steered(self) -> bool:
+        """Whether any edit can change what is found."""
+        return bool(self.conditions) or any(leg.query is not leg.base for leg in self.legs)
+
+    @property
+    def depth(self) -> int:
+        """Candidates to take from each leg."""
+        return self.query.k if len(self.legs) == 1 else max(self.query.k, self.query.fusion.depth)
+
+    def unsteered(self) -> Plan:
+        """The same query without its edits."""
+        legs = [replace(leg, query=leg.base, vector=leg.base_vector, steering=None) for leg in self.legs]
+        return Plan(self.query, legs, self.node, (), [])
+
+
+def plan_queries(
+    generation: Generation, models: Mapping[str, DerivedModel], queries: Sequence[Query | str], overrides: Mapping[str, Any]
+) -> list[Plan]:
+    """Plans of a call's queries.
+
+    Raises
+    ------
+    InvalidArgumentError, InvalidQueryError, InvalidFilterError, UnknownFieldError, UnknownFeatureError
+        With the path of what is wrong (``queries[3].`` before it in a batch).
+    """
+    if not 1 <= len(queries) <= MAX_QUERIES:
+        raise InvalidArgumentError(f"a call takes 1 to {MAX_QUERIES} queries; got {len(queries)}", field="queries")
+    plans = []
+    for position, item in enumerate(queries):
+        try:
+            plans.append(_checked_plan(generation, models, _as_query(item, overrides)))
+        except (InvalidArgumentError, LookupError) as error:
+            if len(queries) > 1 and isinstance(getattr(error, "field", None), str):
+                error.field = f"queries[{position}].{error.field}".rstrip(".")  # type: ignore[union-attr]
+            raise
+    _fill(generation, models, [leg for plan in plans for leg in plan.legs])
+    for plan in plans:
+        _warn(plan)
+    return plans
+
+
+def _as_query(item: Query | str, overrides: Mapping[str, Any]) -> Query:
+    query = Query(text=item) if isinstance(item, str) else item
+    if not isinstance(query, Query):
+        raise InvalidQueryError(f"expected a query or a string, got {type(item).__name__}", field="query")
+    try:
+        return replace(query, **overrides) if overrides else query
+    except TypeError as error:
+        raise InvalidQueryError(f"unknown search argument: {error}", field="query") from error
+
+
+def _checked_plan(generation: Generation, models: Mapping[str, DerivedModel], query: Query) -> Plan:
+    if isinstance(query.k, bool) or not isinstance(query.k, int) or not 1 <= query.k <= MAX_K:
+        raise InvalidQueryError(f"k is 1 to {MAX_K:,}; got {query.k!r:.80}", field="k")
+    if query.min_score is not None and not math.isfinite(query.min_score):
+        raise InvalidQueryError(f"min_score is a finite number; got {query.min_score}", field="min_score")
+    _check_fusion(query.fusion)
+    for part in query.include:
+        if part not in INCLUDABLE:
+            raise InvalidQueryError(f"include takes {', '.join(INCLUDABLE)}; got {part!r:.80}", field="include")
+    check_text(query.text, "text", MAX_QUERY_TEXT)
+    check_text(query.filter, "filter", MAX_QUERY_TEXT)
+    retrievers = [Retriever(item) if isinstance(item, str) else item for item in query.retrievers] or _default_retrievers(generation)
+    if not 1 <= len(retrievers) <= MAX_RETRIEVERS:
+        raise InvalidQueryError(f"a query has 1 to {MAX_RETRIEVERS} retrievers; got {len(retrievers)}", field="retrievers")
+    legs = [_leg(generation, query, item, f"retrievers[{position}]") for position, item in enumerate(retrievers)]
+    if len(legs) > 1 and not any(leg.weight > 0 for leg in legs):
+        raise InvalidQueryError("at least one retriever has a weight above 0", field="retrievers")
+    steering = steering_of(generation, models, query.edits)
+    for leg in legs:
+        leg.steering = next((s for s in steering if leg.field.name in (s.field.name, s.source)), None)
+    node = parse(query.filter) if query.filter.strip() else None
+    plan = Plan(query, legs, node, conditions_of(generation, models, query.edits), [])
+    for item in steering:
+        if item.deltas and not any(leg.steering is item for leg in legs):
+            plan.warnings.append(f"edits of {item.field.name!r} move nothing: no retriever uses it or {item.source!r}")
+    return plan
+
+
+def _check_fusion(fusion: Fusion) -> None:
+    if not isinstance(fusion, Fusion) or fusion.method not in ("convex", "rrf"):
+        raise InvalidQueryError(f'fusion method is "convex" or "rrf"; got {getattr(fusion, "method", fusion)!r:.80}', field="fusion.method")
+    if not 1 <= fusion.rank_constant <= 1_000_000:
+        raise InvalidQueryError(f"rank_constant is 1 to 1,000,000; got {fusion.rank_constant}", field="fusion.rank_constant")
+    if not 1 <= fusion.depth <= MAX_K:
+        raise InvalidQueryError(f"depth is 1 to {MAX_K:,}; got {fusion.depth}", field="fusion.depth")
+
+
+def _default_retrievers(generation: Generation) -> list[Retriever]:
+    """Every field that a text can be searched in. SAE fields are another view of their dense field: they must be named."""
+    specs = [item.spec for item in generation.schema.fields]
+    usable = [s.name for s in specs if isinstance(s, BM25Field) or (isinstance(s, SparseField | DenseField) and s.encoder)]
+    if not usable:
+        raise InvalidQueryError("no field can be searched by text; name a retriever with a vector", field="retrievers")
+    return [Retriever(name) for name in usable]
+
+
+def _leg(generation: Generation, query: Query, item: Retriever, place: str) -> Leg:
+    if not isinstance(item, Retriever):
+        raise InvalidQueryError(f"expected a retriever or a field's name, got {type(item).__name__}", field=place)
+    try:
+        schema = generation.field(item.field)
+    except LookupError as error:
+        error.field = f"{place}.field"  # type: ignore[attr-defined]
+        raise
+    if not (math.isfinite(item.weight) and item.weight >= 0):
+        raise InvalidQueryError(f"a weight is finite and not negative; got {item.weight}", field=f"{place}.weight")
+    contents = {"text": item.text or None, "sparse": item.sparse, "dense": item.dense}
+    given = [name for name, content in contents.items() if content is not None]
+    if len(given) > 1:
+        raise InvalidQueryError(f"a retriever has one of text, sparse and dense; got {' and '.join(given)}", field=place)
+    leg = Leg(schema, float(item.weight), place)
+    if "sparse" in given:
+        if isinstance(schema.spec, DenseField | BM25Field):
+            raise InvalidQueryError(f"field {schema.name!r} takes no sparse vector", field=f"{place}.sparse")
+        row, _ = check_sparse(item.sparse, schema, f"{place}.sparse", signed=True)
+        _set_impacts(leg, row, _scales(schema, row.term_ids, None))
+    elif "dense" in given:
+        source = _source(generation, schema)
+        if source is None:
+            raise InvalidQueryError(f"field {schema.name!r} takes no dense vector", field=f"{place}.dense")
+        leg.vector = check_dense(item.dense, source, f"{place}.dense")
+    else:
+        leg.text = check_text(item.text or query.text, f"{place}.text", MAX_QUERY_TEXT)
+        if not leg.text.strip():
+            raise InvalidQueryError("nothing to search for: the text is empty", field=f"{place}.text" if item.text else "text", reason="EMPTY_QUERY")
+    return leg
+
+
+def _source(generation: Generation, schema: FieldSchema) -> FieldSchema | None:
+    """The dense field behind a dense or SAE field."""
+    if isinstance(schema.spec, SAEField):
+        return generation.field(schema.spec.source)
+    return schema if isinstance(schema.spec, DenseField) else None
+
+
+# --- filling in what is searched --------------------------------------------------------------------------
+
+
+def _fill(generation: Generation, models: Mapping[str, DerivedModel], legs: Sequence[Leg]) -> None:
+    _encode_sparse([leg for leg in legs if leg.text and isinstance(leg.field.spec, SparseField)], generation)
+    for leg in legs:
+        if isinstance(leg.field.spec, BM25Field):
+            _fill_bm25(generation, leg)
+    vector_legs = [leg for leg in legs if isinstance(leg.field.spec, DenseField | SAEField) and leg.query is None]
+    _encode_dense([leg for leg in vector_legs if leg.text], generation)
+    for leg in vector_legs:
+        leg.base_vector = leg.vector
+        assert leg.vector is not None
+        if isinstance(leg.field.spec, DenseField):
+            leg.base = leg.query = leg.vector
+            if leg.steering is not None and leg.steering.deltas:
+                leg.query = leg.vector = leg.steering.move(leg.vector)
+        else:
+            _fill_sae(leg, models[leg.field.name])
+    for leg in legs:
+        if leg.base_vector is None and isinstance(leg.field.spec, SAEField):
+            _steer_sparse(leg, models[leg.field.name])
+
+
+def _encode_sparse(legs: Sequence[Leg], generation: Generation) -> None:
+    for name in dict.fromkeys(leg.field.name for leg in legs):
+        mine = [leg for leg in legs if leg.field.name == name]
+        spec = mine[0].field.spec
+        assert isinstance(spec, SparseField)
+        encoder = sparse_encoder(mine[0].field)
+        texts = list(dict.fromkeys(leg.text for leg in mine))
+        matrix = encoder.encode(
+            texts, mode="query", max_terms=spec.max_query_terms, max_tokens=generation.schema.passages.max_tokens
+        )
+        for leg in mine:
+            row = matrix[texts.index(leg.text)]
+            ids = row.indices.astype(np.uint32)
+            _set_impacts(leg, SparseRow(ids, row.data), _scales(leg.field, ids, None))
+            leg.label = encoder.term
+
+
+def _encode_dense(legs: Sequence[Leg], generation: Generation) -> None:
+    """One pass for all legs of an encoder, those of SAE fields on it among them."""
+    by_source: dict[str, list[Leg]] = {}
+    for leg in legs:
+        source = _source(generation, leg.field)
+        assert source is not None
+        by_source.setdefault(source.name, []).append(leg)
+    for name, mine in by_source.items():
+        texts = list(dict.fromkeys(leg.text for leg in mine))
+        encoder = dense_encoder(generation.field(name))
+        encoded = encoder.encode(texts, mode="query", max_tokens=generation.schema.passages.max_tokens)
+        for leg in mine:
+            leg.vector = np.ascontiguousarray(encoded[texts.index(leg.text)])
+
+
+def _fill_bm25(generation: Generation, leg: Leg) -> None:
+    spec = leg.field.spec
+    assert isinstance(spec, BM25Field)
+    lexicon = generation.lexicons[leg.field.name]
+    counts = Counter(Analyzer(spec.language).terms(leg.text))
+    known = sorted((lexicon[term], term) for term in counts if term in lexicon)
+    ids = np.array([term_id for term_id, _ in known], np.uint32)
+    frequency = generation.document_frequency(leg.field.name, ids)
+    present = frequency > 0  # a term that only newer generations hold adds nothing here
+    weights = BM25.idf(frequency, generation.passages) * np.array([counts[term] for _, term in known], np.float64)
+    row = SparseRow(ids[present], weights[present].astype(np.float32))
+    _set_impacts(leg, row, _scales(leg.field, row.term_ids, None))
+    names = {int(term_id): term for term_id, term in known}
+    leg.label = lambda index: names.get(index, str(index))
+
+
+def _fill_sae(leg: Leg, model: DerivedModel) -> None:
+    """Query weights of an SAE field, for the query as it is and as it is steered."""
+    assert isinstance(model, SAEModel) and isinstance(leg.field.spec, SAEField) and leg.base_vector is not None
+    spec = leg.field.spec
+
+    def weights(x: NDArray[np.float32]) -> SparseRow:
+        vector = model.sae.query_weights(x[None], scorer=spec.scorer, max_terms=spec.max_query_terms)[0]
+        order = np.argsort(vector.indices)
+        return SparseRow(vector.indices[order], vector.values[order])
+
+    base = weights(leg.base_vector)
+    _set_impacts(leg, base, _scales(leg.field, base.term_ids, model))
+    leg.label = lambda index: model.sae.labels[index] if index < len(model.sae.labels) else str(index)
+    if leg.steering is None or not leg.steering.deltas:
+        return
+    if spec.scorer == "decode":
+        leg.vector = leg.steering.move(leg.base_vector)
+        row = weights(leg.vector)
+    else:
+        row = leg.steering.add_to(base)
+    steered = replace(leg)
+    _set_impacts(steered, row, _scales(leg.field, row.term_ids, model))
+    leg.query, leg.level_values = steered.query, steered.level_values
+
+
+def _steer_sparse(leg: Leg, model: DerivedModel) -> None:
+    """A ready sparse query over an SAE field: edits add to its weights."""
+    assert isinstance(model, SAEModel) and isinstance(leg.query, ImpactQuery)
+    scales = _scales(leg.field, leg.query.terms, model)
+    values = (leg.query.weights * leg.query.unit / leg.level_values).astype(np.float32) if len(leg.query.terms) else np.empty(0, np.float32)
+    base = SparseRow(leg.query.terms, values)
+    _set_impacts(leg, base, scales)
+    leg.label = lambda index: model.sae.labels[index] if index < len(model.sae.labels) else str(index)
+    if leg.steering is not None and leg.steering.deltas:
+        row = leg.steering.add_to(base)
+        steered = replace(leg)
+        _set_impacts(steered, row, _scales(leg.field, row.term_ids, model))
+        leg.query, leg.level_values = steered.query, steered.level_values
+
+
+def _scales(schema: FieldSchema, ids: NDArray[np.uint32], model: DerivedModel | None) -> NDArray[np.float64]:
+    """The weight that one impact level of each term stands for."""
+    if model is not None:
+        return model.impact_scale[ids].astype(np.float64) / 255.0
+    return np.full(len(ids), schema.max_impact / 255.0)
+
+
+def _set_impacts(leg: Leg, row: SparseRow, level_values: NDArray[np.float64]) -> None:
+    query = quantise_query(row.term_ids, row.values.astype(np.float64) * level_values, leg.place)
+    leg.base = leg.query = query
+    leg.level_values = level_values[np.isin(row.term_ids, query.terms)]
+
+
+def _warn(plan: Plan) -> None:
+    for leg in plan.legs:
+        if isinstance(leg.query, ImpactQuery) and len(leg.query.terms) == 0:
+            plan.warnings.append(f"the query has no weights in field {leg.field.name!r}")

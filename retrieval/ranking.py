@@ -1,0 +1,149 @@
+"""Running plans over a generation: candidates from each leg, every candidate scored in every field, one order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsight.index.generation import Found, Generation, Mask, Reference
+from sparsight.index.parts import ImpactQuery
+from sparsight.kernels import CancelFlag
+from sparsight.retrieval.fusion import convex, rrf
+from sparsight.retrieval.planning import Leg, Plan
+
+__all__ = ["Ranking", "rank_plans"]
+
+
+@dataclass(slots=True)
+class Ranking:
+    """The candidates of one query, best first (C candidates, R legs).
+
+    Attributes
+    ----------
+    references : list of Reference, length C
+    seqs : int64 (C,)
+    totals : float64 (C,)
+        Final scores; ties are in order of seq.
+    scores : float64 (C, R)
+        Each leg's own score; NaN where a document has no value in that field.
+    ranks : int64 (C, R)
+        Rank within each leg's candidates, from 1; 0 where it is not among them.
+    shares : float64 (C, R)
+        Parts of the total; each row sums to it.
+    passages : int64 (C, R)
+        Best passage in each leg; -1 where the leg found nothing in the document.
+    """
+
+    references: list[Reference]
+    seqs: NDArray[np.int64]
+    totals: NDArray[np.float64]
+    scores: NDArray[np.float64]
+    ranks: NDArray[np.int64]
+    shares: NDArray[np.float64]
+    passages: NDArray[np.int64]
+
+    def best_passage(self, position: int) -> int:
+        """The passage of the leg with the largest share, 0 when no leg has one."""
+        usable = np.where(self.passages[position] >= 0, self.shares[position], -np.inf)
+        passage = int(self.passages[position, int(np.argmax(usable))])
+        return max(passage, 0)
+
+
+def rank_plans(generation: Generation, plans: Sequence[Plan], cancel: CancelFlag | None, threads: int) -> list[Ranking]:
+    """Rank every plan's candidates. Legs of one field are searched together, over ``threads`` threads.
+
+    Raises
+    ------
+    SearchStoppedError, DeadlineError
+        ``cancel`` was set or its deadline passed.
+    """
+    masks = _masks(generation, plans)
+    found: dict[int, Found] = {}
+    legs = [(plan, leg, mask) for plan, mask in zip(plans, masks, strict=True) for leg in plan.legs]
+    for name in dict.fromkeys(leg.field.name for _, leg, _ in legs):
+        group = [item for item in legs if item[1].field.name == name]
+        for (plan, leg, _), result in zip(group, _search(generation, name, group, cancel, threads), strict=True):
+            found[id(leg)] = Found(*(array[: plan.depth] for array in result))
+    return [_combine(generation, plan, [found[id(leg)] for leg in plan.legs]) for plan in plans]
+
+
+def _masks(generation: Generation, plans: Sequence[Plan]) -> list[Mask]:
+    """Each plan's mask; equal filters and conditions are evaluated once."""
+    known: dict[object, Mask] = {}
+    masks = []
+    for plan in plans:
+        key = (plan.node, plan.conditions)
+        if key not in known:
+            known[key] = generation.mask(plan.node, plan.conditions)
+        masks.append(known[key])
+    return masks
+
+
+def _search(
+    generation: Generation, name: str, group: Sequence[tuple[Plan, Leg, Mask]], cancel: CancelFlag | None, threads: int
+) -> list[Found]:
+    depth = max(plan.depth for plan, _, _ in group)
+    masks = [mask for _, _, mask in group]
+    impacts = [leg.query for _, leg, _ in group if isinstance(leg.query, ImpactQuery)]
+    if len(impacts) == len(group):
+        # With a single leg the threshold is the leg's; fused scores have units of their own.
+        least = [(plan.query.min_score or 0.0) if len(plan.legs) == 1 else 0.0 for plan, _, _ in group]
+        return generation.search_impacts(name, impacts, depth, masks, least, cancel, min(threads, len(group)))
+    vectors = np.stack([leg.query for _, leg, _ in group if isinstance(leg.query, np.ndarray)])
+    return generation.search_dense(name, vectors, depth, masks, cancel)
+
+
+def _combine(generation: Generation, plan: Plan, found: Sequence[Found]) -> Ranking:
+    if len(plan.legs) == 1:
+        only = found[0]
+        kept = np.arange(len(only.scores))
+        if plan.query.min_score is not None:
+            kept = np.flatnonzero(only.scores > plan.query.min_score)
+        only = Found(*(array[kept] for array in only))
+        column = only.scores[:, None]
+        ranks = (kept + 1)[:, None]
+        return Ranking(only.references(), only.seqs, only.scores, column, ranks, column, only.passages[:, None])
+    references = list(dict.fromkeys(reference for one in found for reference in one.references()))
+    row_of = {reference: row for row, reference in enumerate(references)}
+    shape = (len(references), len(plan.legs))
+    ranks = np.zeros(shape, np.int64)
+    for column, one in enumerate(found):
+        for rank, reference in enumerate(one.references(), 1):
+            ranks[row_of[reference], column] = rank
+    return order_candidates(generation, plan, references, ranks)
+
+
+def order_candidates(generation: Generation, plan: Plan, references: list[Reference], ranks: NDArray[np.int64]) -> Ranking:
+    """Score candidates in every field of a plan, fuse, and put them in order."""
+    scores, passages, seqs = score_matrix(generation, plan, references)
+    weights = np.array([leg.weight for leg in plan.legs])
+    if len(references) == 0:
+        totals, shares = np.empty(0), np.empty(ranks.shape)
+    elif plan.query.fusion.method == "rrf":
+        totals, shares = rrf(ranks, weights, plan.query.fusion.rank_constant)
+    else:
+        totals, shares = convex(scores, weights)
+    order = np.lexsort((seqs, -totals))
+    if plan.query.min_score is not None:
+        order = order[totals[order] > plan.query.min_score]
+    return Ranking(
+        [references[at] for at in order], seqs[order], totals[order], scores[order], ranks[order], shares[order], passages[order]
+    )
+
+
+def score_matrix(
+    generation: Generation, plan: Plan, references: Sequence[Reference]
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+    """Every candidate in every field: scores (C, R), best passages (C, R), seqs (C,)."""
+    shape = (len(references), len(plan.legs))
+    scores, passages, seqs = np.empty(shape), np.empty(shape, np.int64), np.empty(shape[0], np.int64)
+    for column, leg in enumerate(plan.legs):
+        assert leg.query is not None
+        one = generation.score(leg.field.name, references, leg.query)
+        scores[:, column], seqs = one.scores, one.seqs
+        nothing = (one.scores == 0) if isinstance(leg.query, ImpactQuery) else np.isnan(one.scores)
+        passages[:, column] = np.where(nothing, -1, one.passages)
+    return scores, passages, seqs

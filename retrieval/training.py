@@ -1,0 +1,135 @@
+"""Training an SAE on a collection's own vectors, and adding one to it as a field."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsight.errors import FailedPreconditionError, InvalidArgumentError, UnknownFieldError
+from sparsight.index import maintenance, storage
+from sparsight.index.generation import Generation
+from sparsight.index.lexicon import searchable_text
+from sparsight.index.schema import CollectionSchema, FieldSchema, check_field_name
+from sparsight.index.store import CollectionStore
+from sparsight.retrieval.operations import Progress
+from sparsight.types import SAEField
+
+if TYPE_CHECKING:
+    from sparsight.encoders import TopKSAE
+
+__all__ = ["MODELS_FOLDER", "install_sae", "train_collection_sae"]
+
+MODELS_FOLDER = "models"
+MIN_PASSAGES = 64
+
+
+def train_collection_sae(
+    store: CollectionStore, field: str, source: str, arguments: Mapping[str, int]
+) -> Callable[[Progress], Mapping[str, Any]]:
+    """Check the request now; the returned work trains, labels and installs.
+
+    Raises
+    ------
+    InvalidArgumentError, UnknownFieldError, FailedPreconditionError
+        Bad names or numbers, or too little to train on.
+    """
+    schema = store.generation.schema
+    check_field_name(field)
+    target = schema.field(source)
+    if target is None:
+        raise UnknownFieldError(f"collection {schema.name!r} has no field {source!r:.80}", field="source")
+    if target.kind != "dense":
+        raise InvalidArgumentError(f"an SAE is trained on a dense field; {source!r:.80} is {target.kind}", field="source")
+    present = schema.field(field)
+    if present is not None and present.kind != "sae":
+        raise InvalidArgumentError(f"field {field!r:.80} exists and is {present.kind}", field="field")
+    limits = {"n_latents": 1 << 20, "k": 1024, "epochs": 10_000, "seed": 2**31 - 1}
+    for name, value in arguments.items():
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= limits[name]:
+            raise InvalidArgumentError(f"{name} is 0 to {limits[name]:,}; got {value!r:.80}", field=name)
+    if arguments["n_latents"] and arguments["k"] > arguments["n_latents"]:
+        raise InvalidArgumentError(f"k is at most n_latents; got {arguments['k']} and {arguments['n_latents']}", field="k")
+    if store.generation.passages < MIN_PASSAGES:
+        raise FailedPreconditionError(
+            f"training needs at least {MIN_PASSAGES} passages; the collection has {store.generation.passages}", reason="TOO_FEW_DOCUMENTS"
+        )
+
+    def work(progress: Progress) -> Mapping[str, Any]:
+        from sparsight.encoders import SAEConfig, train_sae
+
+        generation = store.generation
+        vectors, texts = _training_data(generation, source)
+        if len(vectors) < MIN_PASSAGES:
+            raise FailedPreconditionError(f"training needs at least {MIN_PASSAGES} passages with vectors; found {len(vectors)}")
+        config = SAEConfig(**{name: value for name, value in arguments.items() if value or name == "seed"})
+
+        def stepped(done: int, total: int, *_: Any) -> None:
+            progress(0.8 * done / max(1, total), f"training on {len(vectors):,} vectors")
+
+        sae, report = train_sae(vectors, config, progress=stepped, cancelled=lambda: progress.cancelled)
+        progress(0.8, "naming features")
+        if any(texts):
+            _name_features(sae, vectors, texts)
+        progress(0.9, "adding the field")
+        install_sae(store, sae, SAEField(field, source=source))
+        return {"field": field, "n_latents": sae.n_latents, "k": sae.k, "vectors": len(vectors), **_plain(report)}
+
+    return work
+
+
+def _training_data(generation: Generation, source: str) -> tuple[NDArray[np.float32], list[str]]:
+    """All dense vectors of living documents, and the texts they stand for."""
+    vectors, texts = [], []
+    for _, reference in generation.scan(generation.mask(None)):
+        row = generation.document(reference)
+        for passage in range(row.passages):
+            vector = generation.dense_row(source, reference, passage)
+            if vector is not None:
+                vectors.append(vector)
+                texts.append(searchable_text(row.title, row.passage_text(passage)))
+    return np.stack(vectors) if vectors else np.empty((0, 0), np.float32), texts
+
+
+def _name_features(sae: TopKSAE, vectors: NDArray[np.float32], texts: list[str]) -> None:
+    from sparsight.encoders import label_features, top_examples
+
+    codes = sae.encode(vectors)
+    sae.labels = label_features(codes, texts)
+    sae.examples = [[texts[i][:200] for i in rows] for rows in top_examples(codes, 5)]
+
+
+def _plain(report: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in report.items() if isinstance(value, (int, float, str))}
+
+
+def install_sae(store: CollectionStore, sae: TopKSAE, spec: SAEField) -> None:
+    """Copy an SAE into the collection's folder, durably, and fill its field for every document."""
+    schema = store.schema
+    source = schema.field(spec.source)
+    if source is None or source.kind != "dense" or source.dimension != sae.d_in:
+        found = "none" if source is None else f"{source.kind} of dimension {source.dimension}"
+        raise InvalidArgumentError(f"the SAE reads dense vectors of dimension {sae.d_in}; field {spec.source!r} is {found}", field="source")
+    name = f"{spec.name}-{sae.fingerprint[:16]}"
+    folder = store.folder / MODELS_FOLDER / name
+    if not folder.exists():
+        _save(sae, folder)
+    field = FieldSchema(replace(spec, model=f"{MODELS_FOLDER}/{name}"), sae.n_latents, sae.fingerprint)
+    others = tuple(item for item in schema.fields if item.name != spec.name)
+    new = CollectionSchema(schema.name, (*others, field), schema.passages, schema.created, schema.uid).check()
+    maintenance.rebuild(store, new)
+
+
+def _save(sae: TopKSAE, folder: Path) -> None:
+    building = folder.with_name(storage.BUILDING_PREFIX + folder.name)
+    storage.create_folder(folder.parent)
+    if building.exists():
+        shutil.rmtree(building)
+    sae.save(building)
+    storage.sync_tree(building)
+    storage.publish_folder(building, folder)
