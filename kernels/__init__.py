@@ -1,1 +1,29 @@
-"""kernels"""
+"""The hot loops: exact top-k search over postings, dot products, the encoder of a sparse autoencoder.
+
+Each kernel exists twice under one name: in :mod:`sparsight.kernels.reference` (numpy, the specification) and in
+``cpu/`` (C++, for AVX-512, AVX2 or any processor, chosen when it runs). The functions here check their arguments and
+pick one; ``path=`` names one, and so does the environment variable SPARSIGHT_KERNEL_PATH.
+"""
+
+from __future__ import annotations
+
+from sparsight.kernels.dots import score_passages, sparse_dot_dense, sparse_dot_sparse
+from sparsight.kernels.encode import topk_encode
+from sparsight.kernels.paths import available_paths, default_path
+from sparsight.kernels.search import topk_documents, topk_documents_batch
+from sparsight.kernels.types import CancelFlag, Forward, Postings, TopK
+
+__all__ = [
+    "CancelFlag",
+    "Forward",
+    "Postings",
+    "TopK",
+    "available_paths",
+    "default_path",
+    "score_passages",
+    "sparse_dot_dense",
+    "sparse_dot_sparse",
+    "topk_documents",
+    "topk_documents_batch",
+    "topk_encode",
+]

@@ -1,1 +1,9 @@
-"""kernels/reference"""
+"""The kernels' specification in numpy: what the compiled ones must return, written to be read, not to be fast."""
+
+from __future__ import annotations
+
+from sparsight.kernels.reference.dots import score_passages, sparse_dot_dense, sparse_dot_sparse
+from sparsight.kernels.reference.topk_documents import topk_documents
+from sparsight.kernels.reference.topk_encode import topk_encode
+
+__all__ = ["score_passages", "sparse_dot_dense", "sparse_dot_sparse", "topk_documents", "topk_encode"]

@@ -1,2 +1,194 @@
+// Python's view of the kernels. Arguments were checked by sparsight.kernels; here they become pointers, the GIL is
+// released, and results become numpy arrays that own their memory.
 #include <nanobind/nanobind.h>
-NB_MODULE(_native, m) { m.doc() = "sparsight CPU kernels"; }
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "dots.hpp"
+#include "errors.hpp"
+#include "paths.hpp"
+#include "topk_documents.hpp"
+#include "topk_encode.hpp"
+#include "work_queue.hpp"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+using namespace sparsight;
+
+namespace {
+
+// Read-only on purpose: mapped files are.
+template <class T>
+using In = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using InMatrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Flag = nb::ndarray<uint8_t, nb::shape<1>, nb::c_contig, nb::device::cpu>;
+template <class T>
+using Out = nb::ndarray<nb::numpy, T, nb::c_contig>;
+
+template <class T>
+Out<T> own(std::vector<T>&& values, std::initializer_list<std::size_t> shape) {
+    auto* const kept = new std::vector<T>(std::move(values));
+    const nb::capsule owner(kept, [](void* p) noexcept { delete static_cast<std::vector<T>*>(p); });
+    return Out<T>(kept->data(), shape, owner);
+}
+
+// sparsight.errors is found when it is needed: the module itself needs nothing but numpy.
+void set_error(const char* name, const char* message) {
+    const nb::object type = nb::module_::import_("sparsight.errors").attr(name);
+    PyErr_SetString(type.ptr(), message);
+}
+
+void translate(const std::exception_ptr& error, void*) {
+    try {
+        std::rethrow_exception(error);
+    } catch (const CorruptIndex& e) {
+        set_error("CorruptIndexError", e.what());
+    } catch (const DeadlinePassed& e) {
+        set_error("DeadlineError", e.what());
+    } catch (const SearchStopped& e) {
+        set_error("SearchStoppedError", e.what());
+    }
+}
+
+// One search for every query; single queries are batches of one, which never start a thread.
+nb::tuple bind_topk_documents(In<uint32_t> term_ids, In<uint64_t> offsets, In<uint32_t> passages, In<uint8_t> impacts,
+                              In<uint32_t> passage_offsets, In<uint32_t> terms, In<int16_t> weights,
+                              In<uint64_t> starts, std::vector<std::optional<In<uint64_t>>> masks, std::size_t k,
+                              int32_t min_score, Flag flag, int64_t deadline_ns, std::size_t threads,
+                              const std::string& path, std::size_t window) {
+    const Postings postings{term_ids.data(), term_ids.shape(0), offsets.data(),         passages.data(),
+                            impacts.data(),  passages.shape(0), passage_offsets.data(), passage_offsets.shape(0) - 1};
+    if ((window & (window - 1)) != 0) throw std::invalid_argument("window: expected a power of two");
+    const SearchOptions options{std::max<std::size_t>(k, 1), min_score, {flag.data(), deadline_ns}, parse_path(path),
+                                window};
+    const std::size_t n_queries = starts.shape(0) - 1;
+    std::vector<const uint64_t*> mask_of(n_queries, nullptr);
+    for (std::size_t q = 0; q < n_queries; ++q) {
+        const auto& mask = masks.size() == 1 ? masks[0] : masks.at(q);
+        if (mask) mask_of[q] = mask->data();
+    }
+    std::vector<int32_t> documents;
+    std::vector<int32_t> scores;
+    std::vector<uint32_t> winners;
+    std::vector<uint64_t> ends{0};
+    {
+        const nb::gil_scoped_release release;
+        std::vector<Hits> hits(n_queries);
+        for_each_item(n_queries, threads, [&](std::size_t q) {
+            const uint64_t start = starts.data()[q];
+            const Query query{terms.data() + start, weights.data() + start,
+                              static_cast<std::size_t>(starts.data()[q + 1] - start), mask_of[q]};
+            hits[q] = topk_documents(postings, query, options);
+        });
+        std::size_t total = 0;
+        for (const Hits& each : hits) ends.push_back(total += each.size());
+        documents.reserve(total);
+        scores.reserve(total);
+        winners.reserve(total);
+        for (const Hits& each : hits) {
+            for (const auto& hit : each) {
+                documents.push_back(static_cast<int32_t>(hit.id));
+                scores.push_back(hit.score);
+                winners.push_back(hit.payload);
+            }
+        }
+    }
+    const std::size_t total = documents.size();
+    const std::size_t n_ends = ends.size();
+    return nb::make_tuple(own(std::move(documents), {total}), own(std::move(scores), {total}),
+                          own(std::move(winners), {total}), own(std::move(ends), {n_ends}));
+}
+
+Rows rows_of(const In<uint64_t>& indptr, const In<uint32_t>& ids, const std::optional<In<uint32_t>>& rows) {
+    return {indptr.data(), ids.data(), ids.shape(0), rows ? rows->data() : nullptr,
+            rows ? rows->shape(0) : indptr.shape(0) - 1};
+}
+
+Out<int32_t> bind_score_passages(In<uint64_t> indptr, In<uint32_t> ids, In<uint8_t> impacts, In<uint32_t> terms,
+                                 In<int16_t> weights, std::optional<In<uint32_t>> rows) {
+    const Rows chosen = rows_of(indptr, ids, rows);
+    std::vector<int32_t> out(chosen.n_chosen);
+    {
+        const nb::gil_scoped_release release;
+        score_passages(chosen, impacts.data(), terms.data(), weights.data(), terms.shape(0), out.data());
+    }
+    return own(std::move(out), {chosen.n_chosen});
+}
+
+template <class T>
+Values values_of(const In<T>& values) {
+    if constexpr (std::is_same_v<T, float>) return {values.data(), nullptr};
+    else return {nullptr, values.data()};
+}
+
+template <class T>
+Out<float> bind_sparse_dot_sparse(In<uint64_t> indptr, In<uint32_t> ids, In<T> values, In<uint32_t> rows,
+                                  In<uint32_t> q_ids, In<float> q_values, const std::string& path) {
+    const Rows chosen = rows_of(indptr, ids, rows);
+    const Path chosen_path = parse_path(path);
+    std::vector<float> out(chosen.n_chosen);
+    {
+        const nb::gil_scoped_release release;
+        sparse_dot_sparse(chosen, values_of(values), q_ids.data(), q_values.data(), q_ids.shape(0), chosen_path,
+                          out.data());
+    }
+    return own(std::move(out), {chosen.n_chosen});
+}
+
+template <class T>
+Out<float> bind_sparse_dot_dense(In<uint64_t> indptr, In<uint32_t> ids, In<T> values, In<uint32_t> rows, In<float> q,
+                                 const std::string& path) {
+    const Rows chosen = rows_of(indptr, ids, rows);
+    const Path chosen_path = parse_path(path);
+    std::vector<float> out(chosen.n_chosen);
+    {
+        const nb::gil_scoped_release release;
+        sparse_dot_dense(chosen, values_of(values), q.data(), q.shape(0), chosen_path, out.data());
+    }
+    return own(std::move(out), {chosen.n_chosen});
+}
+
+nb::tuple bind_topk_encode(InMatrix x, InMatrix w_enc, In<float> b_enc, std::size_t k, std::size_t threads,
+                           const std::string& path) {
+    const EncodeInput input{x.data(), x.shape(0), w_enc.data(), b_enc.data(), w_enc.shape(0), x.shape(1)};
+    const Path chosen_path = parse_path(path);
+    std::vector<int32_t> idx(input.n_rows * k);
+    std::vector<float> val(input.n_rows * k);
+    {
+        const nb::gil_scoped_release release;
+        topk_encode(input, k, threads, chosen_path, idx.data(), val.data());
+    }
+    return nb::make_tuple(own(std::move(idx), {input.n_rows, k}), own(std::move(val), {input.n_rows, k}));
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+    m.doc() = "Compiled kernels; call them through sparsight.kernels, which checks the arguments.";
+    nb::register_exception_translator(translate);
+    m.def("available_paths", &available_paths);
+    // No conversions: a silent copy of a mapped array would cost more than the search.
+    m.def("topk_documents", &bind_topk_documents, "term_ids"_a.noconvert(), "offsets"_a.noconvert(),
+          "passages"_a.noconvert(), "impacts"_a.noconvert(), "passage_offsets"_a.noconvert(), "terms"_a.noconvert(),
+          "weights"_a.noconvert(), "starts"_a.noconvert(), "masks"_a, "k"_a, "min_score"_a, "flag"_a.noconvert(),
+          "deadline_ns"_a, "threads"_a, "path"_a, "window"_a);
+    m.def("score_passages", &bind_score_passages, "indptr"_a.noconvert(), "ids"_a.noconvert(),
+          "impacts"_a.noconvert(), "terms"_a.noconvert(), "weights"_a.noconvert(), "rows"_a.noconvert().none());
+    m.def("sparse_dot_sparse", &bind_sparse_dot_sparse<float>, "indptr"_a.noconvert(), "ids"_a.noconvert(),
+          "values"_a.noconvert(), "rows"_a.noconvert(), "q_ids"_a.noconvert(), "q_values"_a.noconvert(), "path"_a);
+    m.def("sparse_dot_sparse", &bind_sparse_dot_sparse<uint16_t>, "indptr"_a.noconvert(), "ids"_a.noconvert(),
+          "values"_a.noconvert(), "rows"_a.noconvert(), "q_ids"_a.noconvert(), "q_values"_a.noconvert(), "path"_a);
+    m.def("sparse_dot_dense", &bind_sparse_dot_dense<float>, "indptr"_a.noconvert(), "ids"_a.noconvert(),
+          "values"_a.noconvert(), "rows"_a.noconvert(), "q"_a.noconvert(), "path"_a);
+    m.def("sparse_dot_dense", &bind_sparse_dot_dense<uint16_t>, "indptr"_a.noconvert(), "ids"_a.noconvert(),
+          "values"_a.noconvert(), "rows"_a.noconvert(), "q"_a.noconvert(), "path"_a);
+    m.def("topk_encode", &bind_topk_encode, "x"_a.noconvert(), "w_enc"_a.noconvert(), "b_enc"_a.noconvert(), "k"_a,
+          "threads"_a, "path"_a);
+}

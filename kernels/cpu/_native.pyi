@@ -1,0 +1,60 @@
+"""What src/module.cpp defines. Arguments are checked by the callers in sparsight.kernels."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+def available_paths() -> list[str]: ...
+def topk_documents(
+    term_ids: NDArray[np.uint32],
+    offsets: NDArray[np.uint64],
+    passages: NDArray[np.uint32],
+    impacts: NDArray[np.uint8],
+    passage_offsets: NDArray[np.uint32],
+    terms: NDArray[np.uint32],
+    weights: NDArray[np.int16],
+    starts: NDArray[np.uint64],
+    masks: Sequence[NDArray[np.uint64] | None],
+    k: int,
+    min_score: int,
+    flag: NDArray[np.uint8],
+    deadline_ns: int,
+    threads: int,
+    path: str,
+    window: int,
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.uint32], NDArray[np.uint64]]: ...
+def score_passages(
+    indptr: NDArray[np.uint64],
+    ids: NDArray[np.uint32],
+    impacts: NDArray[np.uint8],
+    terms: NDArray[np.uint32],
+    weights: NDArray[np.int16],
+    rows: NDArray[np.uint32] | None,
+) -> NDArray[np.int32]: ...
+def sparse_dot_sparse(
+    indptr: NDArray[np.uint64],
+    ids: NDArray[np.uint32],
+    values: NDArray[Any],
+    rows: NDArray[np.uint32],
+    q_ids: NDArray[np.uint32],
+    q_values: NDArray[np.float32],
+    path: str,
+) -> NDArray[np.float32]: ...
+def sparse_dot_dense(
+    indptr: NDArray[np.uint64],
+    ids: NDArray[np.uint32],
+    values: NDArray[Any],
+    rows: NDArray[np.uint32],
+    q: NDArray[np.float32],
+    path: str,
+) -> NDArray[np.float32]: ...
+def topk_encode(
+    x: NDArray[np.float32],
+    w_enc: NDArray[np.float32],
+    b_enc: NDArray[np.float32],
+    k: int,
+    threads: int,
+    path: str,
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]: ...

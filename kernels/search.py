@@ -1,0 +1,245 @@
+"""The exact top-k search over postings: checks of the arguments, and the choice of who runs it."""
+
+from __future__ import annotations
+
+import operator
+import os
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsight.errors import InvalidArgumentError, InvalidQueryError, ShapeError
+from sparsight.kernels import reference
+from sparsight.kernels.cpu import _native
+from sparsight.kernels.paths import resolve_path
+from sparsight.kernels.types import CancelFlag, Postings, TopK, require_array
+
+__all__ = ["SparseQuery", "check_query", "topk_documents", "topk_documents_batch"]
+
+SparseQuery: TypeAlias = tuple[NDArray[np.uint32], NDArray[np.int16]]
+Mask: TypeAlias = NDArray[np.uint64]
+
+_Arrays: TypeAlias = tuple[
+    NDArray[np.uint32], NDArray[np.uint64], NDArray[np.uint32], NDArray[np.uint8], NDArray[np.uint32]
+]
+
+_MAX_IMPACT = 255
+_I32 = np.iinfo(np.int32)
+_NOT_STOPPABLE = CancelFlag()
+
+
+def topk_documents(
+    postings: Postings,
+    terms: NDArray[np.uint32],
+    weights: NDArray[np.int16],
+    k: int,
+    *,
+    mask: Mask | None = None,
+    min_score: int = 0,
+    cancel: CancelFlag | None = None,
+    path: str = "auto",
+    _window: int = 0,
+) -> TopK:
+    """The k documents whose best passage scores highest; identical to scoring every passage.
+
+    Parameters
+    ----------
+    postings : Postings
+    terms : uint32, shape (Q,)
+        Ascending, without repeats. Terms that the postings do not hold add nothing.
+    weights : int16, shape (Q,)
+        Signed weight of each term.
+    k : int
+        Documents wanted, at least 1.
+    mask : uint64, shape (ceil(D / 64),), optional
+        Document d may be returned if bit ``d % 64`` of word ``d // 64`` is set; None allows all.
+    min_score : int
+        Documents must score more than this, and more than 0.
+    cancel : CancelFlag, optional
+        Looked at once per window of passages.
+    path : str
+        "auto", "avx512", "avx2", "portable" or "reference".
+
+    Returns
+    -------
+    TopK
+        Higher scores first, equal ones by ascending document. Scores are exact int32 sums of weight times impact.
+
+    Raises
+    ------
+    ShapeError
+        If an array has the wrong dtype, layout or length.
+    InvalidQueryError
+        If the terms are not strictly ascending, or a score could leave int32: ``sum(|w|) * 255 >= 2**31``.
+    InvalidArgumentError
+        If ``k`` or ``path`` is out of range.
+    SearchStoppedError, DeadlineError
+        If ``cancel`` was set, or its deadline passed, before the search had finished.
+    CorruptIndexError
+        If the postings that the query touches contradict each other.
+
+    Notes
+    -----
+    O(postings of the query's terms + windows that one of them touches) time; see ``cpu/src/topk_documents.hpp``.
+    """
+    chosen = resolve_path(path)
+    check_query(terms, weights)
+    k, min_score = check_k(k), _clip(_whole(min_score, "min_score"))
+    if mask is not None:
+        _check_mask(mask, postings, "mask")
+    if chosen == "reference":
+        return reference.topk_documents(postings, terms, weights, k, mask, min_score, cancel)
+    starts = np.array([0, len(terms)], np.uint64)
+    documents, scores, passages, _ = _native.topk_documents(
+        *_arrays(postings), terms, weights, starts, [mask], min(k, postings.n_documents), min_score,
+        *_stop(cancel), 1, chosen, _window,
+    )  # fmt: skip
+    return TopK(documents, scores, passages, chosen)
+
+
+def topk_documents_batch(
+    postings: Postings,
+    queries: Sequence[SparseQuery],
+    k: int,
+    *,
+    masks: Mask | Sequence[Mask | None] | None = None,
+    min_score: int = 0,
+    cancel: CancelFlag | None = None,
+    threads: int = 0,
+    path: str = "auto",
+    _window: int = 0,
+) -> list[TopK]:
+    """:func:`topk_documents` for many queries, spread over threads; the answers do not depend on their number.
+
+    Parameters
+    ----------
+    queries : sequence of (terms, weights)
+    masks : mask, or sequence of masks or None, optional
+        One for all queries, or one for each.
+    threads : int
+        Threads to use, the caller's among them; 0 takes the processors this process may run on.
+
+    Returns
+    -------
+    list of TopK
+        In the order of the queries.
+
+    Raises
+    ------
+    As :func:`topk_documents`; one failed query fails the batch.
+    """
+    chosen = resolve_path(path)
+    for position, (terms, weights) in enumerate(queries):
+        check_query(terms, weights, f"queries[{position}].")
+    k, min_score = check_k(k), _clip(_whole(min_score, "min_score"))
+    mask_list = _check_masks(masks, len(queries), postings)
+    threads = check_threads(threads)
+    if chosen == "reference":
+        each = mask_list * len(queries) if len(mask_list) == 1 else mask_list
+        return [
+            reference.topk_documents(postings, terms, weights, k, mask, min_score, cancel)
+            for (terms, weights), mask in zip(queries, each, strict=False)
+        ]
+    lengths = [len(terms) for terms, _ in queries]
+    starts = np.concatenate([[0], np.cumsum(lengths, dtype=np.uint64)]).astype(np.uint64)
+    all_terms = np.concatenate([np.empty(0, np.uint32), *(terms for terms, _ in queries)])
+    all_weights = np.concatenate([np.empty(0, np.int16), *(weights for _, weights in queries)])
+    documents, scores, passages, ends = _native.topk_documents(
+        *_arrays(postings), all_terms, all_weights, starts, mask_list, min(k, postings.n_documents), min_score,
+        *_stop(cancel), threads, chosen, _window,
+    )  # fmt: skip
+    cuts = ends.tolist()
+    return [
+        TopK(documents[start:stop], scores[start:stop], passages[start:stop], chosen)
+        for start, stop in pairwise(cuts)
+    ]
+
+
+def check_query(terms: Any, weights: Any, prefix: str = "") -> None:
+    """Raise unless this is a query that no score can overflow; see :func:`topk_documents`."""
+    require_array(terms, f"{prefix}terms", np.uint32, (None,))
+    require_array(weights, f"{prefix}weights", np.int16, (len(terms),))
+    falls = terms[1:] <= terms[:-1]
+    if falls.any():
+        at = int(np.argmax(falls)) + 1
+        raise InvalidQueryError(
+            f"{prefix}terms: expected strictly ascending terms, received {terms[at]} after {terms[at - 1]} "
+            f"(position {at})",
+            field=f"{prefix}terms",
+            position=at,
+        )
+    total = int(np.abs(weights.astype(np.int32)).sum()) * _MAX_IMPACT
+    if total > _I32.max:
+        raise InvalidQueryError(
+            f"{prefix}weights: expected sum(|w|) * 255 of at most {_I32.max}, received {total}",
+            field=f"{prefix}weights",
+            expected=_I32.max,
+            received=total,
+        )
+
+
+def check_k(k: int) -> int:
+    """``k`` as an int, at least 1."""
+    k = _whole(k, "k")
+    if k < 1:
+        raise InvalidArgumentError(f"k: expected at least 1, received {k}", field="k", received=k)
+    return k
+
+
+def check_threads(threads: int) -> int:
+    """The number of threads that a caller's ``threads=`` stands for, at least 1."""
+    threads = _whole(threads, "threads")
+    if threads < 0:
+        raise InvalidArgumentError(
+            f"threads: expected at least 0, received {threads}", field="threads", received=threads
+        )
+    return threads or len(os.sched_getaffinity(0))
+
+
+def _whole(value: Any, name: str) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise InvalidArgumentError(
+            f"{name}: expected a whole number, received {type(value).__name__}", field=name, received=value
+        ) from None
+
+
+def _clip(score: int) -> int:
+    """A threshold outside int32 means the same as one at its edge."""
+    return min(max(score, _I32.min), _I32.max)
+
+
+def _check_mask(mask: Any, postings: Postings, name: str) -> None:
+    require_array(mask, name, np.uint64, (-(-postings.n_documents // 64),))
+
+
+def _check_masks(masks: Any, n_queries: int, postings: Postings) -> list[Mask | None]:
+    """One mask for all queries, or one for each."""
+    if masks is None:
+        return [None]
+    if isinstance(masks, np.ndarray):
+        _check_mask(masks, postings, "masks")
+        return [masks]
+    if len(masks) != n_queries:
+        raise ShapeError(
+            f"masks: expected one for each of {n_queries} queries, received {len(masks)}",
+            field="masks",
+            expected=n_queries,
+            received=len(masks),
+        )
+    for position, mask in enumerate(masks):
+        if mask is not None:
+            _check_mask(mask, postings, f"masks[{position}]")
+    return list(masks)
+
+
+def _arrays(postings: Postings) -> _Arrays:
+    return (postings.term_ids, postings.offsets, postings.passages, postings.impacts, postings.passage_offsets)
+
+
+def _stop(cancel: CancelFlag | None) -> tuple[NDArray[np.uint8], int]:
+    return (_NOT_STOPPABLE.flag, 0) if cancel is None else (cancel.flag, cancel.deadline_ns)
