@@ -1,1 +1,57 @@
-"""encoders"""
+"""Text to vectors: SPLADE and dense encoders, passages, and k-sparse autoencoders over dense embeddings.
+
+Names are loaded when they are first used, so that importing the package pulls in neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sparsight.encoders.dense import DenseEncoder
+    from sparsight.encoders.loading import load_encoder
+    from sparsight.encoders.passages import clip_title
+    from sparsight.encoders.passages import split as split_passages
+    from sparsight.encoders.resolver import resolve
+    from sparsight.encoders.sae import TopKSAE
+    from sparsight.encoders.sae_labels import label_features, top_examples
+    from sparsight.encoders.sae_training import SAEConfig, default_n_latents, train_sae
+    from sparsight.encoders.splade import SpladeEncoder
+
+__all__ = [
+    "DenseEncoder",
+    "SAEConfig",
+    "SpladeEncoder",
+    "TopKSAE",
+    "clip_title",
+    "default_n_latents",
+    "label_features",
+    "load_encoder",
+    "resolve",
+    "split_passages",
+    "top_examples",
+    "train_sae",
+]
+
+_HOMES = {
+    "DenseEncoder": ("dense", "DenseEncoder"),
+    "SAEConfig": ("sae_training", "SAEConfig"),
+    "SpladeEncoder": ("splade", "SpladeEncoder"),
+    "TopKSAE": ("sae", "TopKSAE"),
+    "clip_title": ("passages", "clip_title"),
+    "default_n_latents": ("sae_training", "default_n_latents"),
+    "label_features": ("sae_labels", "label_features"),
+    "load_encoder": ("loading", "load_encoder"),
+    "resolve": ("resolver", "resolve"),
+    "split_passages": ("passages", "split"),
+    "top_examples": ("sae_labels", "top_examples"),
+    "train_sae": ("sae_training", "train_sae"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        module, attribute = _HOMES[name]
+        return getattr(import_module(f"{__name__}.{module}"), attribute)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -64,7 +64,7 @@ def train_collection_sae(
         from sparsight.encoders import SAEConfig, train_sae
 
         generation = store.generation
-        vectors, texts = _training_data(generation, source)
+        vectors, texts, ids = _training_data(generation, source)
         if len(vectors) < MIN_PASSAGES:
             raise FailedPreconditionError(f"training needs at least {MIN_PASSAGES} passages with vectors; found {len(vectors)}")
         config = SAEConfig(**{name: value for name, value in arguments.items() if value or name == "seed"})
@@ -75,7 +75,7 @@ def train_collection_sae(
         sae, report = train_sae(vectors, config, progress=stepped, cancelled=lambda: progress.cancelled)
         progress(0.8, "naming features")
         if any(texts):
-            _name_features(sae, vectors, texts)
+            sae = _named(sae, vectors, texts, ids)
         progress(0.9, "adding the field")
         install_sae(store, sae, SAEField(field, source=source))
         return {"field": field, "n_latents": sae.n_latents, "k": sae.k, "vectors": len(vectors), **_plain(report)}
@@ -83,9 +83,9 @@ def train_collection_sae(
     return work
 
 
-def _training_data(generation: Generation, source: str) -> tuple[NDArray[np.float32], list[str]]:
-    """All dense vectors of living documents, and the texts they stand for."""
-    vectors, texts = [], []
+def _training_data(generation: Generation, source: str) -> tuple[NDArray[np.float32], list[str], list[str]]:
+    """All dense vectors of living documents, the texts they stand for, and the documents' ids."""
+    vectors, texts, ids = [], [], []
     for _, reference in generation.scan(generation.mask(None)):
         row = generation.document(reference)
         for passage in range(row.passages):
@@ -93,15 +93,16 @@ def _training_data(generation: Generation, source: str) -> tuple[NDArray[np.floa
             if vector is not None:
                 vectors.append(vector)
                 texts.append(searchable_text(row.title, row.passage_text(passage)))
-    return np.stack(vectors) if vectors else np.empty((0, 0), np.float32), texts
+                ids.append(row.id)
+    return np.stack(vectors) if vectors else np.empty((0, 0), np.float32), texts, ids
 
 
-def _name_features(sae: TopKSAE, vectors: NDArray[np.float32], texts: list[str]) -> None:
+def _named(sae: TopKSAE, vectors: NDArray[np.float32], texts: list[str], ids: list[str]) -> TopKSAE:
     from sparsight.encoders import label_features, top_examples
 
     codes = sae.encode(vectors)
-    sae.labels = label_features(codes, texts)
-    sae.examples = [[texts[i][:200] for i in rows] for rows in top_examples(codes, 5)]
+    examples = [list(dict.fromkeys(ids[i] for i in rows)) for rows in top_examples(codes, 5)]
+    return sae.with_names(label_features(codes, texts), examples)
 
 
 def _plain(report: Mapping[str, Any]) -> dict[str, Any]:

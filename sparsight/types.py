@@ -440,7 +440,7 @@ class Page:
 class Feature:
     """A latent of a collection's SAE with what is known about it.
 
-    ``label`` are its most telling words. ``density`` is the share of training passages it fires on; ``scale``
+    ``label`` are its most telling words, ``examples`` the ids of documents it is strongest on. ``density`` is the share of training passages it fires on; ``scale``
     the 90 % quantile of its positive activations, the unit of steering strength.
     """
 

@@ -1,0 +1,101 @@
+"""What sparse and dense encoders share: files, tokens, limits, and the loop over batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from sparsight.encoders.batching import Batch, Progress, TextTokens, check_texts, make_batches
+from sparsight.encoders.checkpoint import Settings, load_model, load_tokenizer
+from sparsight.encoders.fingerprint import fingerprint as fingerprint_of
+from sparsight.errors import CheckpointError, InvalidArgumentError
+
+if TYPE_CHECKING:
+    import torch
+    from tokenizers import Tokenizer
+    from torch import nn
+
+__all__ = ["Mode", "TransformerEncoder"]
+
+Mode = Literal["document", "query"]
+
+
+class TransformerEncoder:
+    """Base of :class:`SpladeEncoder` and :class:`DenseEncoder`.
+
+    Attributes
+    ----------
+    name : str
+        As it was asked for.
+    kind : "sparse" or "dense"
+    dimension : int
+        Terms, or vector components.
+    max_tokens : int
+        Most word pieces of a text that count, special tokens included.
+    fingerprint : str
+        Hexadecimal SHA-256 over what decides the output.
+    settings : Settings
+    tokenizer : tokenizers.Tokenizer
+        Fast, without truncation and padding; do not change its state.
+
+    Notes
+    -----
+    Threads may share an encoder: nothing in it changes after it is made. The number of threads that torch uses is left
+    to the caller (``torch.set_num_threads``).
+    """
+
+    kind: ClassVar[Literal["sparse", "dense"]]
+    dimension: int
+
+    def __init__(self, settings: Settings, *, name: str = "", device: str = "cpu", fingerprint: str = "") -> None:
+        if settings.kind != self.kind:
+            raise CheckpointError(f"{settings.folder} is a {settings.kind} encoder, expected a {self.kind} one",
+                                  folder=settings.folder)
+        self.settings = settings
+        self.name = name or str(settings.folder)
+        self.max_tokens = settings.max_tokens
+        self.fingerprint = fingerprint or fingerprint_of(settings)
+        self.tokenizer: Tokenizer = load_tokenizer(settings)
+        self._tokens = TextTokens(self.tokenizer, int(settings.config.get("pad_token_id") or 0))
+        self._device = device
+        self._model: nn.Module = load_model(settings)
+
+    def __repr__(self) -> str:
+        kind = type(self).__name__
+        return f"{kind}({self.name!r}, dimension={self.dimension}, fingerprint={self.fingerprint[:12]!r})"
+
+    def count_tokens(self, text: str) -> int:
+        """Word pieces of a text, without special tokens."""
+        return len(self.tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def _run(self, texts: Sequence[str], mode: Mode, max_tokens: int, progress: Progress | None,
+             ) -> Iterator[tuple[Batch, torch.Tensor]]:
+        """Batches and the model's output (B, T, H) for them; calls ``progress`` after each is used."""
+        check_texts(texts)
+        if mode not in ("document", "query"):
+            raise InvalidArgumentError(f"expected mode 'document' or 'query', got {mode!r}", field="mode")
+        if max_tokens < 0 or 0 < max_tokens <= self._tokens.special:
+            raise InvalidArgumentError(f"expected max_tokens 0 or more than {self._tokens.special}, got {max_tokens}",
+                                       field="max_tokens")
+        limit = min(max_tokens or self.max_tokens, self.max_tokens)
+        prompt = self.settings.prompts.get(mode, "")
+        shown = [prompt + text if text.strip() else text for text in texts] if prompt else texts
+        if self.settings.lower_case:
+            shown = [text.lower() for text in shown]
+        done = 0
+        for batch in make_batches(self._tokens.ids(shown, limit), self._tokens.pad_id, self.max_tokens):
+            yield batch, self._forward(batch)
+            done += len(batch.rows)
+            if progress is not None:
+                progress(done, len(texts))
+
+    def _forward(self, batch: Batch) -> torch.Tensor:
+        import torch
+
+        # Not a decorator on the generator above: it would leave the caller's code between batches in inference mode.
+        with torch.inference_mode():
+            inputs: dict[str, Any] = {"input_ids": torch.from_numpy(batch.ids).to(self._device),
+                                      "attention_mask": torch.from_numpy(batch.mask).to(self._device, torch.int64)}
+            output = self._model(**inputs)
+            hidden: torch.Tensor = output[0]
+            return hidden

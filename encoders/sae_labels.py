@@ -1,0 +1,150 @@
+"""Name the latents of an autoencoder by the words that tell their texts from the rest.
+
+Weighted log-odds with an informative Dirichlet prior (Monroe, Colaresi, Quinn 2008, "Fightin' Words", Political
+Analysis 16): words of the texts a latent fires on, counted by how strongly it fires, against the words of all others,
+shrunk towards the corpus' own frequencies, as z-scores.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csc_matrix, csr_matrix
+
+from sparsight.errors import ShapeError
+
+__all__ = ["label_features", "top_examples", "word_counts"]
+
+F64 = NDArray[np.float64]
+_WORD = re.compile(r"[^\W\d_](?:[\w'’-]*[^\W_])?")
+_SHORTEST = 3  # letters; shorter words are mostly grammar, and abbreviations explain little
+_PRIOR_WORDS = 500.0  # pseudo-words per group: alpha_0 of Monroe et al., between one text's length and a group's
+_WEIGHT_FLOOR = 0.05  # activations below this share of a latent's largest do not vouch for words
+_LATENTS_AT_ONCE = 256
+
+
+def label_features(codes: csr_matrix, texts: Sequence[str], *, top: int = 4, max_words: int = 20_000,
+                   min_texts: int = 3) -> list[str]:
+    """Labels of latents.
+
+    Parameters
+    ----------
+    codes : csr_matrix, shape (B, N)
+        Activations (>= 0) of N latents on B texts.
+    texts : sequence of str, length B
+    top : int
+        Most words in a label.
+    max_words : int
+        Size of the vocabulary: the words that occur in most texts.
+    min_texts : int
+        Texts that a word must occur in (fewer for fewer than 10 texts: 1).
+
+    Returns
+    -------
+    list of str, length N
+        Words by falling z-score, joined by ", ", leaving out words with the stem of a better one; "" for a latent that
+        never fires or has no word with a positive score.
+
+    Raises
+    ------
+    ShapeError
+        If the numbers of texts and rows differ.
+
+    Notes
+    -----
+    A word counts once per text: repeating it is a trait of a text, not of a feature. With y the weighted number of the
+    latent's texts that hold word w, n of all its texts' words, and y', n' those of the rest,
+    ``delta = log((y + a) / (n + a0 - y - a)) - log((y' + a) / (n' + a0 - y' - a))``,
+    ``z = delta / sqrt(1 / (y + a) + 1 / (y' + a))``, where ``a = a0 p_w`` and p_w is the word's share in the corpus.
+    """
+    if codes.shape[0] != len(texts):
+        raise ShapeError(f"expected one text per row of codes, got {len(texts)} texts and {codes.shape[0]} rows",
+                         field="texts")
+    counts, words = word_counts(texts, max_words=max_words, min_texts=min_texts if len(texts) >= 10 else 1)
+    if not words:
+        return [""] * codes.shape[1]
+    total = np.asarray(counts.sum(0), np.float64).ravel()  # (V,)
+    prior = _PRIOR_WORDS * total / total.sum()
+    shares = _shares(codes)
+    labels: list[str] = []
+    for start in range(0, codes.shape[1], _LATENTS_AT_ONCE):
+        inside = np.asarray((shares[:, start:start + _LATENTS_AT_ONCE].T @ counts).todense(), np.float64)
+        for row in inside:
+            labels.append(_label(_z_scores(row, total, prior), words, top) if row.any() else "")
+    return labels
+
+
+def top_examples(codes: csr_matrix, count: int = 5) -> list[list[int]]:
+    """Rows on which each latent is strongest, best first, equal ones by lower row; N lists of at most ``count``."""
+    columns = codes.tocsc()
+    columns.sort_indices()
+    out: list[list[int]] = []
+    for latent in range(codes.shape[1]):
+        part = slice(columns.indptr[latent], columns.indptr[latent + 1])
+        best = np.argsort(-columns.data[part], kind="stable")[:count]
+        out.append([int(row) for row in columns.indices[part][best]])
+    return out
+
+
+def word_counts(texts: Sequence[str], *, max_words: int, min_texts: int) -> tuple[csr_matrix, list[str]]:
+    """Which text holds which word: 0/1 float32 (B, V), and the V words, by falling number of texts, then alphabet.
+
+    Words are lower-cased, begin with a letter and have at least three characters.
+    """
+    sets = [{word for match in _WORD.finditer(text) if len(word := match.group().lower()) >= _SHORTEST}
+            for text in texts]
+    in_texts: Counter[str] = Counter()
+    for held in sets:
+        in_texts.update(held)
+    often = [(word, number) for word, number in in_texts.items() if number >= min_texts]
+    words = [word for word, _ in sorted(often, key=lambda pair: (-pair[1], pair[0]))[:max_words]]
+    number_of = {word: i for i, word in enumerate(words)}
+    rows = [sorted(number_of[word] for word in held if word in number_of) for held in sets]
+    indptr = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
+    indices = np.fromiter((i for row in rows for i in row), np.int32, int(indptr[-1]))
+    return csr_matrix((np.ones(len(indices), np.float32), indices, indptr), shape=(len(texts), len(words))), words
+
+
+def _shares(codes: csr_matrix) -> csc_matrix:
+    """Activations as shares of each latent's largest, small ones dropped."""
+    columns = codes.tocsc().astype(np.float32)
+    largest = np.zeros(codes.shape[1], np.float32)
+    filled = np.flatnonzero(np.diff(columns.indptr))
+    if len(filled):
+        largest[filled] = np.maximum.reduceat(columns.data, columns.indptr[filled])
+    columns.data /= np.repeat(np.maximum(largest, 1e-30), np.diff(columns.indptr))
+    columns.data[columns.data < _WEIGHT_FLOOR] = 0.0
+    columns.eliminate_zeros()
+    return columns
+
+
+def _z_scores(inside: F64, total: F64, prior: F64) -> F64:
+    """z-scores of V words: their weighted counts in a latent's texts against the rest."""
+    outside = np.maximum(total - inside, 0.0)
+    y, rest = inside + prior, outside + prior
+    delta = np.log(y / (y.sum() - y)) - np.log(rest / (rest.sum() - rest))
+    return delta / np.sqrt(1 / y + 1 / rest)
+
+
+def _label(scores: F64, words: Sequence[str], top: int) -> str:
+    chosen: list[str] = []
+    for i in np.argsort(-scores, kind="stable")[:5 * top]:
+        if scores[i] <= 0 or len(chosen) == top:
+            break
+        if not any(_same_stem(words[i], word) for word in chosen):
+            chosen.append(words[i])
+    return ", ".join(chosen)
+
+
+def _same_stem(a: str, b: str) -> bool:
+    """Whether two words share all but a short ending: "cell" and "cells", "inhibition" and "inhibitor"."""
+    shared = 0
+    for left, right in zip(a, b, strict=False):
+        if left != right:
+            break
+        shared += 1
+    return shared >= 3 and max(len(a), len(b)) - shared <= (3 if shared >= 5 else 1)
