@@ -149,7 +149,7 @@ class BM25:
 
         Examples
         --------
-        >>> float(BM25.idf(1, 1).round(4))
+        >>> round(float(BM25.idf(1, 1)), 4)
         0.2877
         """
         frequency = np.asarray(df, np.float64)

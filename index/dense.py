@@ -19,6 +19,7 @@ any order of summation errs by at most ``gamma_D |x| |q|`` with ``gamma_D = D u 
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -274,7 +275,9 @@ class DenseIndex:
 
         Notes
         -----
-        Flat, 100,000 x 384 on 2 cores of a Xeon: FLAT_NOTE
+        Flat search takes O(allowed passages x D) and reads only their rows. 100,000 x 384 on one core: 14 ms
+        without a mask, 7.5 ms with half of the documents, 1.3 ms with a tenth, 0.2 ms with a thousandth; in a
+        batch of 32 without a mask 1.7 ms a query. (``faiss.knn`` on the same: 11 ms, and 10 ms a query.)
         """
         query = _check_queries(vector, self.dimension, 1)
         return self.search_batch(query[None], k, passage_offsets=passage_offsets, masks=mask, ef=ef)[0]
@@ -368,6 +371,9 @@ class FlatIndex(DenseIndex):
 # --- HNSW -------------------------------------------------------------------------------------------------
 
 
+_reading = threading.Lock()
+
+
 def build_hnsw(
     vectors: F32Array, *, m: int = HNSW_M, ef_construction: int = HNSW_EF_CONSTRUCTION
 ) -> NDArray[np.uint8]:
@@ -378,7 +384,7 @@ def build_hnsw(
 
     Notes
     -----
-    BUILD_NOTE FAISS holds a copy of the vectors meanwhile.
+    30,000 x 384 take 20 to 28 s on one core. FAISS holds a copy of the vectors meanwhile.
     """
     faiss = _faiss()
     _check_vectors(vectors)
@@ -396,8 +402,8 @@ class HNSWIndex(DenseIndex):
 
     Which documents are returned is approximate; each one's score and passage are exact, as all of its passages
     are scored. Where the graph would cost more than reading the allowed rows (rare masks, large k), or finds
-    too few documents, the search is the flat one, so there are never fewer hits than documents allow. With the default ``ef`` and no
-    mask the graph is used from 12,800 passages on.
+    too few documents, the search is the flat one, so there are never fewer hits than documents allow. With the
+    default ``ef`` and no mask the graph is used from 12,800 passages on.
 
     Parameters
     ----------
@@ -499,13 +505,27 @@ def _flat_view(vectors: F32Array) -> Any:
     return storage
 
 
+@contextmanager
+def _at_most(size: int) -> Iterator[None]:
+    """No vector that FAISS reads may be larger than its file; else a damaged length would allocate gigabytes."""
+    faiss = _faiss()
+    with _reading:  # the limit is the process's
+        before = faiss.get_deserialization_vector_byte_limit()
+        faiss.set_deserialization_vector_byte_limit(size)
+        try:
+            yield
+        finally:
+            faiss.set_deserialization_vector_byte_limit(before)
+
+
 def _read_graph(graph: NDArray[np.uint8], size: int, dimension: int) -> Any:
     """The graph, its links left in ``graph``. FAISS checks levels, offsets and neighbours against its own count."""
     faiss = _faiss()
     try:
-        reader = faiss.ZeroCopyIOReader(faiss.swig_ptr(graph), graph.size)
-        index = faiss.read_index(reader, faiss.IO_FLAG_SKIP_STORAGE)
-    except (RuntimeError, MemoryError) as error:  # MemoryError: a size field of many terabytes
+        with _at_most(graph.size):
+            reader = faiss.ZeroCopyIOReader(faiss.swig_ptr(graph), graph.size)
+            index = faiss.read_index(reader, faiss.IO_FLAG_SKIP_STORAGE)
+    except (RuntimeError, MemoryError) as error:
         raise CorruptIndexError(f"the HNSW graph cannot be read: {str(error).splitlines()[0][:200]}") from error
     if not isinstance(index, faiss.IndexHNSWFlat) or index.metric_type != faiss.METRIC_INNER_PRODUCT:
         raise CorruptIndexError(f"expected an HNSW graph for inner products, got {type(index).__name__}")

@@ -147,7 +147,7 @@ _TOKEN = re.compile(
     | (?P<string>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')
     | (?P<quoted>`(?:[^`]|``)*`)
     | (?P<word>[^\W\d]\w*)
-    | (?P<symbol><=|>=|!=|[=<>()\[\],.](?![=<>])|[=<>()\[\],.](?=[<>=]))
+    | (?P<symbol><=|>=|!=|[=<>()\[\],.])
     """,
     re.VERBOSE | re.DOTALL,
 )
@@ -379,8 +379,10 @@ class _Parser:
         if token.kind == "word":
             return Constant("boolean", token.keyword == "true")
         value = float(token.text)
-        exact = not token.text.lstrip("+-").isdigit() or abs(value) < MAX_INTEGER or abs(int(token.text)) == MAX_INTEGER
-        if not math.isfinite(value) or not exact:
+        exact = math.isfinite(value)
+        if exact and abs(value) >= MAX_INTEGER and token.text.lstrip("+-").isdigit():
+            exact = abs(int(token.text)) == MAX_INTEGER
+        if not exact:
             _fail(self.text, token.position, "a number that float64 can hold (integers: up to 2**53)", str(token))
         return Constant("number", value)
 
