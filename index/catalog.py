@@ -76,7 +76,9 @@ class Catalog:
         self.read_only = read_only
         with self._translate():
             uri = f"{self.path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}"
-            self.connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, cached_statements=64)
+            self.connection = sqlite3.connect(
+                uri, uri=True, isolation_level=None, check_same_thread=False, cached_statements=64
+            )
             self.connection.execute("PRAGMA busy_timeout = 5000")
             if not read_only:
                 self.connection.execute("PRAGMA journal_mode = WAL")
@@ -95,7 +97,9 @@ class Catalog:
             if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
                 raise CorruptIndexError(f"{self.path}: {error} ({name})", path=self.path) from error
             if name.startswith("SQLITE_FULL"):
-                raise StorageFullError(f"the disk is full: {self.path}; free space and try again", path=self.path) from error
+                raise StorageFullError(
+                    f"the disk is full: {self.path}; free space and try again", path=self.path
+                ) from error
             raise StorageError(f"{self.path}: {error} ({name})", path=self.path) from error
 
     def _checked(self, crc: int, *values: Any) -> None:
@@ -195,7 +199,9 @@ class Catalog:
 
     def insert_document(self, seq: int, id: str, body: bytes) -> None:
         """Store one document version; its id must be free."""
-        self.connection.execute("INSERT INTO documents VALUES (?, ?, ?, ?)", (seq, id, body, _crc("documents", seq, id, body)))
+        self.connection.execute(
+            "INSERT INTO documents VALUES (?, ?, ?, ?)", (seq, id, body, _crc("documents", seq, id, body))
+        )
 
     def find(self, ids: Iterable[str]) -> dict[str, int]:
         """``{id: seq}`` of those ids that exist."""
@@ -250,7 +256,9 @@ class Catalog:
         return [seq for seq, _ in rows]
 
     def add_deletions(self, seqs: Iterable[int]) -> None:
-        self.connection.executemany("INSERT OR REPLACE INTO deletions VALUES (?, ?)", ((seq, _crc("deletions", seq)) for seq in seqs))
+        self.connection.executemany(
+            "INSERT OR REPLACE INTO deletions VALUES (?, ?)", ((seq, _crc("deletions", seq)) for seq in seqs)
+        )
 
     def remove_deletions(self, seqs: Iterable[int]) -> None:
         self.connection.executemany("DELETE FROM deletions WHERE seq = ?", ((seq,) for seq in seqs))
@@ -261,7 +269,10 @@ class Catalog:
             rows = self.connection.execute("SELECT * FROM segments ORDER BY name").fetchall()
         for *values, crc in rows:
             self._checked(crc, "segments", *values)
-        return [SegmentRecord(name, documents, passages, size, json.loads(text)) for name, documents, passages, size, text, _ in rows]
+        return [
+            SegmentRecord(name, documents, passages, size, json.loads(text))
+            for name, documents, passages, size, text, _ in rows
+        ]
 
     def add_segment(self, record: SegmentRecord) -> None:
         values = (record.name, record.documents, record.passages, record.bytes, json.dumps(record.saturated))

@@ -58,10 +58,14 @@ def write_container(path: Path, kind: str, identity: Mapping[str, Any], arrays: 
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     for name, array in contiguous.items():
         offset = _aligned(offset)
-        directory.append({"name": name, "dtype": array.dtype.newbyteorder("<").str, "shape": array.shape, "offset": offset})
+        directory.append(
+            {"name": name, "dtype": array.dtype.newbyteorder("<").str, "shape": array.shape, "offset": offset}
+        )
         offset += array.nbytes
     data_bytes = offset
-    header = json.dumps({"kind": kind, "identity": dict(identity), "arrays": directory, "data_bytes": data_bytes}).encode()
+    header = json.dumps(
+        {"kind": kind, "identity": dict(identity), "arrays": directory, "data_bytes": data_bytes}
+    ).encode()
     header += b" " * (_aligned(_PREAMBLE.size + len(header)) - _PREAMBLE.size - len(header))
     blocks = -(-data_bytes // BLOCK_BYTES)
     length = _PREAMBLE.size + len(header) + data_bytes + 4 * blocks + 4
@@ -109,7 +113,8 @@ class Container:
         header = self._read_header()
         if header["kind"] != kind or any(header["identity"].get(key) != value for key, value in identity.items()):
             raise CorruptIndexError(
-                f"{path} belongs elsewhere: expected {kind} {dict(identity)}, found {header['kind']} {header['identity']}",
+                f"{path} belongs elsewhere: expected {kind} {dict(identity)}, "
+                f"found {header['kind']} {header['identity']}",
                 path=path,
             )
         self.identity: dict[str, Any] = header["identity"]
@@ -155,7 +160,8 @@ class Container:
             found = crc32c(self._view[self._data_start + begin : self._data_start + end])
             if found != self._crcs[block]:
                 raise self._corrupt(
-                    f"block {block} at byte {self._data_start + begin}: checksum expected {self._crcs[block]:08x}, found {found:08x}",
+                    f"block {block} at byte {self._data_start + begin}: "
+                    f"checksum expected {self._crcs[block]:08x}, found {found:08x}",
                     block=block,
                 )
             self._checked[block] = True

@@ -19,7 +19,6 @@ any order of summation errs by at most ``gamma_D |x| |q|`` with ``gamma_D = D u 
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,16 +27,13 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sparsight.errors import CorruptIndexError, InvalidArgumentError, InvalidVectorError, ShapeError
+from sparsight.errors import InvalidArgumentError, InvalidVectorError, ShapeError
 
-__all__ = ["DenseHits", "DenseIndex", "FlatIndex", "HNSWIndex", "build_hnsw", "scores"]
+__all__ = ["DenseHits", "DenseIndex", "FlatIndex", "scores"]
 
 F32Array: TypeAlias = NDArray[np.float32]
 Masks: TypeAlias = NDArray[np.uint64] | Sequence[NDArray[np.uint64] | None] | None
 
-HNSW_M: Final = 32
-HNSW_EF_CONSTRUCTION: Final = 200
-HNSW_EF: Final = 128
 
 # A matrix product scores a row for a seventh of what reading it alone costs (100,000 x 384, 32 queries), but it scores
 # every row; so it is for a few queries or more, each of which lets at least an eighth of the passages pass.
@@ -45,9 +41,6 @@ _BATCH_QUERIES: Final = 4
 _BATCH_SHARE: Final = 0.125
 _BATCH_FLOATS: Final = 1 << 24  # scores held at once in a batch: 64 MiB
 _THREAD_FLOATS: Final = 1 << 22  # a scan shorter than this (about 1 ms) is not worth a thread of its own
-# What the graph costs for each place in its queue, in rows of a flat scan: it compares about 30 vectors (measured
-# 27 to 38 at 30,000 x 384), and each, being fetched from anywhere, costs about three times as much.
-_GRAPH_COST: Final = 100
 
 
 class DenseHits(NamedTuple):
@@ -62,7 +55,7 @@ class DenseHits(NamedTuple):
     passages: NDArray[np.uint32]
 
 
-def _faiss() -> Any:
+def load_faiss() -> Any:
     """FAISS, imported when first needed: it takes a while, and its type stubs lag behind it."""
     import faiss
 
@@ -70,9 +63,9 @@ def _faiss() -> Any:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def faiss_threads(count: int) -> Iterator[None]:
     """FAISS's regions on this thread run with ``count`` threads. OpenMP keeps the number per calling thread."""
-    faiss = _faiss()
+    faiss = load_faiss()
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(count)
     try:
@@ -105,16 +98,16 @@ def scores(vectors: F32Array, rows: ArrayLike | None, query: ArrayLike) -> F32Ar
     InvalidVectorError
         If the query is not finite.
     """
-    _check_vectors(vectors)
+    check_vectors(vectors)
     wanted = np.arange(len(vectors)) if rows is None else np.asarray(rows)
     if wanted.ndim != 1 or (wanted.size and (wanted.min() < 0 or wanted.max() >= len(vectors))):
         raise ShapeError(f"expected a list of rows in [0, {len(vectors)})", field="rows", rows=len(vectors))
-    return _dots(vectors, wanted, _check_queries(query, vectors.shape[1], 1))
+    return dots(vectors, wanted, _check_queries(query, vectors.shape[1], 1))
 
 
-def _dots(vectors: F32Array, rows: NDArray[Any], query: F32Array) -> F32Array:
+def dots(vectors: F32Array, rows: NDArray[Any], query: F32Array) -> F32Array:
     """Inner products by row number without copying a row; the one routine that makes scores."""
-    faiss = _faiss()
+    faiss = load_faiss()
     count, dimension = len(rows), len(query)
     if not count:
         return np.empty(0, np.float32)
@@ -125,7 +118,7 @@ def _dots(vectors: F32Array, rows: NDArray[Any], query: F32Array) -> F32Array:
     ids[:count] = rows
     found = np.empty(parts * length, np.float32)
     copies = np.tile(query, parts)
-    with _threads(parts):  # no team for short lists: OpenMP's idle threads would spin against those of BLAS
+    with faiss_threads(parts):  # no team for short lists: OpenMP's idle threads would spin against those of BLAS
         faiss.fvec_inner_products_by_idx(
             faiss.swig_ptr(found), faiss.swig_ptr(copies), faiss.swig_ptr(vectors), faiss.swig_ptr(ids),
             dimension, parts, length,
@@ -133,7 +126,7 @@ def _dots(vectors: F32Array, rows: NDArray[Any], query: F32Array) -> F32Array:
     return found[:count]
 
 
-def _check_vectors(vectors: F32Array) -> None:
+def check_vectors(vectors: F32Array) -> None:
     if vectors.ndim != 2 or vectors.dtype != np.float32 or not vectors.flags.c_contiguous or vectors.shape[1] < 1:
         raise ShapeError(f"expected C-contiguous float32 vectors (P, D), got {vectors.dtype} {vectors.shape}",
                          field="vectors", dtype=vectors.dtype, shape=vectors.shape)  # fmt: skip
@@ -153,7 +146,7 @@ def _check_queries(queries: ArrayLike, dimension: int, ndim: int) -> F32Array:
 
 
 @dataclass(frozen=True, slots=True)
-class _Plan:
+class Plan:
     """Passages that one search may look at, grouped by document.
 
     ``starts[i]`` is where the i-th allowed document's passages begin among the ``total`` allowed ones;
@@ -173,14 +166,14 @@ class _Plan:
         return np.arange(self.total) if self.rows is None else self.rows
 
 
-def _ranges(begins: NDArray[np.int64], lengths: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def ranges(begins: NDArray[np.int64], lengths: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """``begins[i], begins[i] + 1, ...`` (``lengths[i]`` of them) in one array, and where each range starts in it."""
     ends = np.cumsum(lengths)
     starts = ends - lengths
     return np.repeat(begins - starts, lengths) + np.arange(ends[-1] if len(ends) else 0), starts
 
 
-def _plan(offsets: NDArray[np.int64], mask: NDArray[np.uint64] | None) -> _Plan:
+def _plan(offsets: NDArray[np.int64], mask: NDArray[np.uint64] | None) -> Plan:
     lengths = np.diff(offsets)
     allowed = lengths > 0
     if mask is not None:
@@ -189,12 +182,12 @@ def _plan(offsets: NDArray[np.int64], mask: NDArray[np.uint64] | None) -> _Plan:
     kept = lengths[documents]
     total = int(kept.sum())
     if total == offsets[-1]:
-        return _Plan(documents, offsets[documents], None, total)
-    rows, starts = _ranges(offsets[documents], kept)
-    return _Plan(documents, starts, rows, total)
+        return Plan(documents, offsets[documents], None, total)
+    rows, starts = ranges(offsets[documents], kept)
+    return Plan(documents, starts, rows, total)
 
 
-def _select(found: F32Array, plan: _Plan, k: int, margin: float) -> NDArray[np.int64]:
+def _select(found: F32Array, plan: Plan, k: int, margin: float) -> NDArray[np.int64]:
     """Positions among the plan's passages that can belong to the k best documents.
 
     ``found`` may be off by ``margin`` either way. With A_k the k-th best document by it, k documents truly reach
@@ -206,7 +199,7 @@ def _select(found: F32Array, plan: _Plan, k: int, margin: float) -> NDArray[np.i
     return np.flatnonzero(found >= (np.nextafter(lowest, np.float32(-np.inf)) if margin else lowest))
 
 
-def _rank(offsets: NDArray[np.int64], passages: NDArray[np.int64], found: F32Array, k: int) -> DenseHits:
+def rank_passages(offsets: NDArray[np.int64], passages: NDArray[np.int64], found: F32Array, k: int) -> DenseHits:
     """The k best documents among passages with their scores."""
     documents = np.searchsorted(offsets, passages, "right") - 1  # the last of equal offsets: documents may be empty
     order = np.lexsort((passages, documents, -found))
@@ -235,7 +228,7 @@ class DenseIndex:
     exact = True
 
     def __init__(self, vectors: F32Array) -> None:
-        _check_vectors(vectors)
+        check_vectors(vectors)
         self.vectors = vectors.view(np.ndarray)
         self.size, self.dimension = vectors.shape
         self._norm = -1.0
@@ -303,7 +296,7 @@ class DenseIndex:
         return self._search(checked, k, offsets, plans, ef)
 
     def _search(
-        self, queries: F32Array, k: int, offsets: NDArray[np.int64], plans: Sequence[_Plan], ef: int
+        self, queries: F32Array, k: int, offsets: NDArray[np.int64], plans: Sequence[Plan], ef: int
     ) -> list[DenseHits]:
         whole = [i for i, plan in enumerate(plans) if plan.total > _BATCH_SHARE * self.size]
         if len(whole) < _BATCH_QUERIES:
@@ -318,15 +311,15 @@ class DenseIndex:
             hits[i] = self._by_rows(queries[i], k, offsets, plans[i])
         return [hits[i] for i in range(len(plans))]
 
-    def _by_rows(self, query: F32Array, k: int, offsets: NDArray[np.int64], plan: _Plan) -> DenseHits:
+    def _by_rows(self, query: F32Array, k: int, offsets: NDArray[np.int64], plan: Plan) -> DenseHits:
         """Exact search that reads the allowed rows only."""
         rows = plan.numbers()
-        found = _dots(self.vectors, rows, query)
+        found = dots(self.vectors, rows, query)
         chosen = _select(found, plan, k, 0.0) if plan.total else rows
-        return _rank(offsets, rows[chosen], found[chosen], k)
+        return rank_passages(offsets, rows[chosen], found[chosen], k)
 
     def _by_products(
-        self, query: F32Array, k: int, offsets: NDArray[np.int64], plan: _Plan, products: F32Array
+        self, query: F32Array, k: int, offsets: NDArray[np.int64], plan: Plan, products: F32Array
     ) -> DenseHits:
         """Exact search given BLAS's products with all rows: candidates within the margin, scored again."""
         found = products if plan.rows is None else products[plan.rows]
@@ -334,7 +327,7 @@ class DenseIndex:
         margin = 2 * error * self._largest_norm() * math.sqrt(float(np.vdot(query, query)))
         chosen = _select(found, plan, k, margin * 1.001 + 1e-37)
         rows = chosen if plan.rows is None else plan.rows[chosen]
-        return _rank(offsets, rows, _dots(self.vectors, rows, query), k)
+        return rank_passages(offsets, rows, dots(self.vectors, rows, query), k)
 
     def _largest_norm(self) -> float:
         if self._norm < 0:  # one pass over the vectors; two threads at once would only do it twice
@@ -348,13 +341,13 @@ class DenseIndex:
         return offsets.astype(np.int64)
 
 
-def _plans(offsets: NDArray[np.int64], masks: Masks, count: int) -> list[_Plan]:
+def _plans(offsets: NDArray[np.int64], masks: Masks, count: int) -> list[Plan]:
     """One plan a query; queries with the same mask object share theirs."""
     words = (len(offsets) - 1 + 63) // 64
     listed = [masks] * count if masks is None or isinstance(masks, np.ndarray) else list(masks)
     if len(listed) != count:
         raise ShapeError(f"expected {count} masks, got {len(listed)}", field="masks", expected=count)
-    made: dict[int, _Plan] = {}
+    made: dict[int, Plan] = {}
     for mask in listed:
         if mask is not None and (mask.shape != (words,) or mask.dtype != np.uint64):
             raise ShapeError(f"expected a uint64 mask of {words} words, got {mask.dtype} {mask.shape}",
@@ -366,175 +359,3 @@ def _plans(offsets: NDArray[np.int64], masks: Masks, count: int) -> list[_Plan]:
 
 class FlatIndex(DenseIndex):
     """Exact search: every allowed passage is scored."""
-
-
-# --- HNSW -------------------------------------------------------------------------------------------------
-
-
-_reading = threading.Lock()
-
-
-def build_hnsw(
-    vectors: F32Array, *, m: int = HNSW_M, ef_construction: int = HNSW_EF_CONSTRUCTION
-) -> NDArray[np.uint8]:
-    """HNSW graph over the rows of ``vectors`` (inner product), as bytes for ``HNSWIndex``.
-
-    The bytes hold the graph only (about ``8 m + 20`` bytes a row), not the vectors. One thread inserts the rows in
-    their order and FAISS's level generator has a fixed seed, so equal vectors give equal bytes.
-
-    Notes
-    -----
-    30,000 x 384 take 20 to 28 s on one core. FAISS holds a copy of the vectors meanwhile.
-    """
-    faiss = _faiss()
-    _check_vectors(vectors)
-    index = faiss.IndexHNSWFlat(vectors.shape[1], m, faiss.METRIC_INNER_PRODUCT)
-    index.hnsw.efConstruction = ef_construction
-    with _threads(1):
-        if len(vectors):
-            index.add(vectors)
-    graph: NDArray[np.uint8] = faiss.serialize_index(index, faiss.IO_FLAG_SKIP_STORAGE)
-    return graph
-
-
-class HNSWIndex(DenseIndex):
-    """Approximate search by an HNSW graph over the vectors.
-
-    Which documents are returned is approximate; each one's score and passage are exact, as all of its passages
-    are scored. Where the graph would cost more than reading the allowed rows (rare masks, large k), or finds
-    too few documents, the search is the flat one, so there are never fewer hits than documents allow. With the
-    default ``ef`` and no mask the graph is used from 12,800 passages on.
-
-    Parameters
-    ----------
-    vectors : float32, shape (P, D), C-contiguous
-        The rows the graph was built from. Kept, not copied.
-    graph : uint8
-        What ``build_hnsw`` returned; checksummed by the caller. Kept; FAISS reads the links where they lie.
-
-    Raises
-    ------
-    CorruptIndexError
-        If the bytes are no such graph, or one of other sizes than ``vectors``.
-    """
-
-    exact = False
-
-    def __init__(self, vectors: F32Array, graph: NDArray[np.uint8]) -> None:
-        super().__init__(vectors)
-        self._graph = np.ascontiguousarray(graph.view(np.ndarray), np.uint8)
-        self._storage = _flat_view(self.vectors)
-        self._index = _read_graph(self._graph, self.size, self.dimension)
-        self._index.storage = self._storage
-        self._index.own_fields = False  # the storage is ours to free
-
-    def _search(
-        self, queries: F32Array, k: int, offsets: NDArray[np.int64], plans: Sequence[_Plan], ef: int
-    ) -> list[DenseHits]:
-        width = max(ef or HNSW_EF, k)
-        hits: dict[int, DenseHits] = {}
-        flat: list[int] = []
-        groups: dict[int, list[int]] = {}
-        for i, plan in enumerate(plans):
-            if self._graph_pays(plan, width):
-                groups.setdefault(id(plan), []).append(i)
-            else:
-                flat.append(i)
-        for members in groups.values():
-            for i, found in self._by_graph(queries, members, k, offsets, plans[members[0]], width).items():
-                if found is None:
-                    flat.append(i)
-                else:
-                    hits[i] = found
-        if flat:
-            exact = super()._search(queries[flat], k, offsets, [plans[i] for i in flat], ef)
-            hits.update(zip(flat, exact, strict=True))
-        return [hits[i] for i in range(len(plans))]
-
-    def _graph_pays(self, plan: _Plan, width: int) -> bool:
-        """A selector discards what it does not let pass, so the width grows by the inverse of the passing share."""
-        return _GRAPH_COST * width * (self.size / max(1, plan.total)) < plan.total
-
-    def _by_graph(
-        self, queries: F32Array, members: Sequence[int], k: int, offsets: NDArray[np.int64], plan: _Plan, width: int
-    ) -> dict[int, DenseHits | None]:
-        """Hits of the queries that share a plan; None where the graph gave too few documents."""
-        bits = None
-        if plan.rows is not None:
-            allowed = np.zeros(self.size, np.bool_)
-            allowed[plan.rows] = True
-            bits = np.packbits(allowed, bitorder="little")
-        enough = min(k, len(plan.documents))
-        hits: dict[int, DenseHits | None] = {}
-        pending, wanted = list(members), 2 * k if plan.grouped else k
-        while pending:
-            wanted = min(wanted, plan.total)
-            nearest = self._nearest(queries[pending], wanted, math.ceil(width * self.size / plan.total), bits)
-            short = []
-            for i, passages in zip(pending, nearest, strict=True):
-                reached = passages[passages >= 0]
-                documents = np.unique(np.searchsorted(offsets, reached, "right") - 1)
-                if len(documents) >= enough:
-                    rows, _ = _ranges(offsets[documents], offsets[documents + 1] - offsets[documents])
-                    hits[i] = _rank(offsets, rows, _dots(self.vectors, rows, queries[i]), k)
-                elif len(reached) < wanted or wanted == plan.total:
-                    hits[i] = None
-                else:
-                    short.append(i)
-            pending, wanted = short, 2 * wanted
-        return hits
-
-    def _nearest(self, queries: F32Array, count: int, width: int, bits: NDArray[np.uint8] | None) -> NDArray[np.int64]:
-        """Passages (B, count) that the graph finds; -1 where it found no more."""
-        faiss = _faiss()
-        selector = None if bits is None else faiss.IDSelectorBitmap(len(bits), faiss.swig_ptr(bits))
-        parameters = faiss.SearchParametersHNSW(efSearch=max(width, count), sel=selector)
-        found: NDArray[np.int64] = self._index.search(queries, count, params=parameters)[1]
-        return found
-
-
-def _flat_view(vectors: F32Array) -> Any:
-    """A FAISS flat index over the array itself: HNSW computes its distances from there."""
-    faiss = _faiss()
-    storage = faiss.IndexFlatIP(vectors.shape[1])
-    if vectors.size:
-        nobody = storage.codes.owner  # the null owner: we keep the array alive ourselves
-        pointer = faiss.swig_ptr(vectors.reshape(-1).view(np.uint8))
-        storage.codes = faiss.MaybeOwnedVectorUInt8.create_view(pointer, vectors.nbytes, nobody)
-        storage.ntotal = len(vectors)
-    return storage
-
-
-@contextmanager
-def _at_most(size: int) -> Iterator[None]:
-    """No vector that FAISS reads may be larger than its file; else a damaged length would allocate gigabytes."""
-    faiss = _faiss()
-    with _reading:  # the limit is the process's
-        before = faiss.get_deserialization_vector_byte_limit()
-        faiss.set_deserialization_vector_byte_limit(size)
-        try:
-            yield
-        finally:
-            faiss.set_deserialization_vector_byte_limit(before)
-
-
-def _read_graph(graph: NDArray[np.uint8], size: int, dimension: int) -> Any:
-    """The graph, its links left in ``graph``. FAISS checks levels, offsets and neighbours against its own count."""
-    faiss = _faiss()
-    try:
-        with _at_most(graph.size):
-            reader = faiss.ZeroCopyIOReader(faiss.swig_ptr(graph), graph.size)
-            index = faiss.read_index(reader, faiss.IO_FLAG_SKIP_STORAGE)
-    except (RuntimeError, MemoryError) as error:
-        raise CorruptIndexError(f"the HNSW graph cannot be read: {str(error).splitlines()[0][:200]}") from error
-    if not isinstance(index, faiss.IndexHNSWFlat) or index.metric_type != faiss.METRIC_INNER_PRODUCT:
-        raise CorruptIndexError(f"expected an HNSW graph for inner products, got {type(index).__name__}")
-    if (index.ntotal, index.d) != (size, dimension):
-        raise CorruptIndexError(f"expected an HNSW graph of {size} x {dimension}, got {index.ntotal} x {index.d}",
-                                expected=(size, dimension), received=(index.ntotal, index.d))  # fmt: skip
-    levels = faiss.vector_to_array(index.hnsw.levels)
-    top = int(levels.max()) - 1 if size else -1
-    entry = index.hnsw.entry_point
-    if index.hnsw.max_level != top or not (levels[entry] == top + 1 if 0 <= entry < size else size == 0):
-        raise CorruptIndexError(f"the HNSW graph's entry point {entry} is not on its top level {top}", entry=entry)
-    return index

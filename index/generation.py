@@ -109,7 +109,9 @@ class Generation:
         found = self.schema.field(name)
         if found is None:
             names = ", ".join(field.name for field in self.schema.fields)
-            raise UnknownFieldError(f"collection {self.schema.name!r} has no field {name!r:.80}; it has {names}", field="field")
+            raise UnknownFieldError(
+                f"collection {self.schema.name!r} has no field {name!r:.80}; it has {names}", field="field"
+            )
         return found
 
     @property
@@ -204,7 +206,9 @@ class Generation:
 
     def _over_parts(self, queries: int, k: int, search: Callable[[int, Part], list[LocalHits]]) -> list[Found]:
         per_part = [
-            [_found(at, part, hits) for hits in search(at, part)] for at, part in enumerate(self.parts) if part.documents
+            [_found(at, part, hits) for hits in search(at, part)]
+            for at, part in enumerate(self.parts)
+            if part.documents
         ]
         if not per_part:
             nothing = np.empty(0, np.int64)
@@ -250,4 +254,3 @@ class Generation:
         for part in self.parts:
             total += part.document_frequency(field, terms)
         return total
-

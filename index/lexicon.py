@@ -92,4 +92,6 @@ class Lexicons:
     def average_lengths(self, state: Mapping[str, Any]) -> dict[str, float]:
         """Terms a passage, by field, over everything ever written (deletions do not lower it)."""
         lengths = state.get("lengths", {})
-        return {name: max(1.0, lengths[name][0] / max(1, lengths[name][1])) if name in lengths else 1.0 for name in self.ids}
+        return {
+            name: max(1.0, lengths[name][0] / max(1, lengths[name][1])) if name in lengths else 1.0 for name in self.ids
+        }

@@ -33,7 +33,12 @@ MERGE_FACTOR = 4
 _log = structlog.get_logger(__name__)
 
 
-def _publish(store: CollectionStore, made: Sequence[tuple[Segment, SegmentRecord]], replaced: Sequence[str], flushed: Sequence[int]) -> None:
+def _publish(
+    store: CollectionStore,
+    made: Sequence[tuple[Segment, SegmentRecord]],
+    replaced: Sequence[str],
+    flushed: Sequence[int],
+) -> None:
     """In the writer thread: swap segments, settle who died meanwhile. Runs inside a transaction."""
     catalog = store.catalog
     gone = np.concatenate([_seqs_of(store, name) for name in replaced] or [np.empty(0, np.int64)])
@@ -49,7 +54,9 @@ def _publish(store: CollectionStore, made: Sequence[tuple[Segment, SegmentRecord
 
 
 def _seqs_of(store: CollectionStore, name: str) -> np.ndarray:
-    return next(part.seqs for part in store.generation.parts if getattr(getattr(part, "segment", None), "name", "") == name)
+    return next(
+        part.seqs for part in store.generation.parts if getattr(getattr(part, "segment", None), "name", "") == name
+    )
 
 
 def flush(store: CollectionStore) -> bool:
@@ -71,7 +78,10 @@ def _flush(store: CollectionStore) -> bool:
 
 
 def _run(
-    store: CollectionStore, made: Sequence[tuple[Segment, SegmentRecord]], replaced: Sequence[str], flushed: Sequence[int]
+    store: CollectionStore,
+    made: Sequence[tuple[Segment, SegmentRecord]],
+    replaced: Sequence[str],
+    flushed: Sequence[int],
 ) -> None:
     try:
         store.run(lambda: _publish(store, made, replaced, flushed))
@@ -127,7 +137,10 @@ def rebuild(store: CollectionStore, schema: CollectionSchema) -> None:
             if item.kind == "sae" and (store.schema.field(item.name) != item or item.name not in store.derived):
                 store.derived[item.name] = store.load_model(item)
         seqs = catalog.all_seqs()
-        made = [store.build(list(catalog.rows(seqs[start : start + 262_144])), schema) for start in range(0, len(seqs), 262_144)]
+        made = [
+            store.build(list(catalog.rows(seqs[start : start + 262_144])), schema)
+            for start in range(0, len(seqs), 262_144)
+        ]
         for name in old:
             catalog.remove_segment(name)
         for _, record in made:
@@ -149,7 +162,9 @@ class Maintenance:
         self._stopping = False
         store.on_change = self._due.set
         self._due.set()  # what an earlier process left
-        self._thread = threading.Thread(target=self._loop, name=f"sparsight-maintenance-{store.folder.name}", daemon=True)
+        self._thread = threading.Thread(
+            target=self._loop, name=f"sparsight-maintenance-{store.folder.name}", daemon=True
+        )
         self._thread.start()
 
     def _loop(self) -> None:

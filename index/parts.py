@@ -62,7 +62,12 @@ class Part(Protocol):
     ) -> list[LocalHits]: ...
 
     def search_dense(
-        self, field: str, queries: NDArray[np.float32], k: int, masks: Sequence[BoolMask | None], cancel: CancelFlag | None
+        self,
+        field: str,
+        queries: NDArray[np.float32],
+        k: int,
+        masks: Sequence[BoolMask | None],
+        cancel: CancelFlag | None,
     ) -> list[LocalHits]: ...
 
     def score_impacts(self, field: str, documents: NDArray[np.int64], query: ImpactQuery) -> LocalHits: ...
@@ -98,7 +103,9 @@ def flags_of(bitmap: BitMap, count: int) -> BoolMask:
     return flags
 
 
-def passage_rows(passage_offsets: NDArray[np.uint32], documents: NDArray[np.int64]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+def passage_rows(
+    passage_offsets: NDArray[np.uint32], documents: NDArray[np.int64]
+) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
     """All passages of some documents, and where each document's begin among them."""
     starts = passage_offsets[documents].astype(np.int64)
     counts = passage_offsets[documents + 1].astype(np.int64) - starts
@@ -126,9 +133,7 @@ def best_of_groups(
     return best, np.minimum.reduceat(np.where(losing, len(scores), position), begins)
 
 
-def top(
-    scores: NDArray[np.int32] | NDArray[np.float32], k: int, allowed: BoolMask
-) -> NDArray[np.int64]:
+def top(scores: NDArray[np.int32] | NDArray[np.float32], k: int, allowed: BoolMask) -> NDArray[np.int64]:
     """Numbers of the k best allowed documents; ties go to the lower number."""
     candidates = np.flatnonzero(allowed)
     if len(candidates) > k:
@@ -187,16 +192,25 @@ class SegmentPart:
         for one, least in zip(found, min_scores, strict=True):
             kept = int(np.count_nonzero(one.scores > least))  # best first: what is too low is at the end
             documents = one.documents[:kept].astype(np.int64)
-            hits.append(LocalHits(documents, one.scores[:kept], one.passages[:kept].astype(np.int64) - offsets[documents]))
+            hits.append(
+                LocalHits(documents, one.scores[:kept], one.passages[:kept].astype(np.int64) - offsets[documents])
+            )
         return hits
 
-    def _word_list(self, masks: Sequence[BoolMask | None]) -> NDArray[np.uint64] | list[NDArray[np.uint64] | None] | None:
+    def _word_list(
+        self, masks: Sequence[BoolMask | None]
+    ) -> NDArray[np.uint64] | list[NDArray[np.uint64] | None] | None:
         if all(mask is masks[0] for mask in masks):
             return self._words(masks[0])
         return [self._words(mask) for mask in masks]
 
     def search_dense(
-        self, field: str, queries: NDArray[np.float32], k: int, masks: Sequence[BoolMask | None], cancel: CancelFlag | None
+        self,
+        field: str,
+        queries: NDArray[np.float32],
+        k: int,
+        masks: Sequence[BoolMask | None],
+        cancel: CancelFlag | None,
     ) -> list[LocalHits]:
         """Top k documents by inner product of each query (B, D)."""
         if cancel is not None:
@@ -213,7 +227,9 @@ class SegmentPart:
             queries, k, passage_offsets=offsets, masks=[words[id(mask)] for mask in masks]
         )
         return [
-            LocalHits(one.documents.astype(np.int64), one.scores, one.passages.astype(np.int64) - offsets[one.documents])
+            LocalHits(
+                one.documents.astype(np.int64), one.scores, one.passages.astype(np.int64) - offsets[one.documents]
+            )
             for one in found
         ]
 
@@ -273,5 +289,3 @@ class SegmentPart:
     def document(self, document: int) -> Row:
         """The stored parts of a document."""
         return self.segment.document(document)
-
-

@@ -77,7 +77,9 @@ def pack(row: Row) -> bytes:
                 },
                 "dense": {name: matrix.astype("<f4").tobytes() for name, matrix in row.dense.items()},
                 "terms": {
-                    name: [[t.term_ids.astype("<u4").tobytes(), t.counts.astype("<u4").tobytes(), t.length] for t in rows]
+                    name: [
+                        [t.term_ids.astype("<u4").tobytes(), t.counts.astype("<u4").tobytes(), t.length] for t in rows
+                    ]
                     for name, rows in row.terms.items()
                 },
             }
@@ -103,7 +105,10 @@ def unpack(id: str, seq: int, body: bytes) -> Row:
         },
         {name: np.frombuffer(data, "<f4").reshape(passages, -1) for name, data in value["dense"].items()},
         {
-            name: [TermCounts(np.frombuffer(ids, "<u4"), np.frombuffer(counts, "<u4"), length) for ids, counts, length in rows]
+            name: [
+                TermCounts(np.frombuffer(ids, "<u4"), np.frombuffer(counts, "<u4"), length)
+                for ids, counts, length in rows
+            ]
             for name, rows in value["terms"].items()
         },
     )

@@ -46,7 +46,8 @@ def check_collection_name(name: str, field: str = "name") -> str:
     """``name`` itself, if it may name a collection (and so a folder)."""
     if not isinstance(name, str) or not _COLLECTION_NAME.fullmatch(name):
         raise InvalidArgumentError(
-            f"a collection's name is 1 to 63 of a-z, 0-9, '_' and '-' and begins with a letter; got {name!r:.80}", field=field
+            f"a collection's name is 1 to 63 of a-z, 0-9, '_' and '-' and begins with a letter; got {name!r:.80}",
+            field=field,
         )
     return name
 
@@ -180,9 +181,15 @@ class CollectionSchema:
                 raise InvalidArgumentError(f"field name {field.name!r} is used twice", field=f"{place}.name")
             self._check_field(field, place)
         spec = self.passages
-        if spec.max_tokens < 8 or spec.overlap_tokens < 0 or spec.overlap_tokens * 2 > spec.max_tokens or spec.max_passages < 0:
+        if (
+            spec.max_tokens < 8
+            or spec.overlap_tokens < 0
+            or spec.overlap_tokens * 2 > spec.max_tokens
+            or spec.max_passages < 0
+        ):
             raise InvalidArgumentError(
-                f"passages have max_tokens >= 8, 0 <= overlap_tokens <= max_tokens / 2 and max_passages >= 0; got {spec}",
+                "passages have max_tokens >= 8, 0 <= overlap_tokens <= max_tokens / 2 and max_passages >= 0; "
+                f"got {spec}",
                 field="passages",
             )
         return self
@@ -191,16 +198,24 @@ class CollectionSchema:
         spec = field.spec
         if isinstance(spec, SparseField):
             if not 1 <= field.dimension <= MAX_TERM + 1:
-                raise InvalidArgumentError(f"dimension is 1 to {MAX_TERM + 1}; got {field.dimension}", field=f"{place}.dimension")
+                raise InvalidArgumentError(
+                    f"dimension is 1 to {MAX_TERM + 1}; got {field.dimension}", field=f"{place}.dimension"
+                )
             if not np.isfinite(field.max_impact) or field.max_impact <= 0:
-                raise InvalidArgumentError(f"max_impact is positive; got {spec.max_impact}", field=f"{place}.max_impact")
+                raise InvalidArgumentError(
+                    f"max_impact is positive; got {spec.max_impact}", field=f"{place}.max_impact"
+                )
             if spec.max_terms < 0 or spec.max_query_terms < 0:
                 raise InvalidArgumentError("max_terms and max_query_terms are not negative", field=place)
         elif isinstance(spec, BM25Field):
             if not (0 <= spec.k1 <= 100 and 0 <= spec.b <= 1):
-                raise InvalidArgumentError(f"k1 is 0 to 100 and b is 0 to 1; got {spec.k1} and {spec.b}", field=f"{place}.k1")
+                raise InvalidArgumentError(
+                    f"k1 is 0 to 100 and b is 0 to 1; got {spec.k1} and {spec.b}", field=f"{place}.k1"
+                )
             if spec.language not in ("english", "none"):
-                raise InvalidArgumentError(f'language is "english" or "none"; got {spec.language!r:.80}', field=f"{place}.language")
+                raise InvalidArgumentError(
+                    f'language is "english" or "none"; got {spec.language!r:.80}', field=f"{place}.language"
+                )
         elif isinstance(spec, DenseField):
             if not 1 <= field.dimension <= MAX_DENSE_DIMENSION:
                 raise InvalidArgumentError(
@@ -211,9 +226,13 @@ class CollectionSchema:
         else:
             source = self.field(spec.source)
             if source is None or source.kind != "dense":
-                raise InvalidArgumentError(f"source names a dense field; got {spec.source!r:.80}", field=f"{place}.source")
+                raise InvalidArgumentError(
+                    f"source names a dense field; got {spec.source!r:.80}", field=f"{place}.source"
+                )
             if spec.scorer not in ("decode", "symmetric"):
-                raise InvalidArgumentError(f'scorer is "decode" or "symmetric"; got {spec.scorer!r:.80}', field=f"{place}.scorer")
+                raise InvalidArgumentError(
+                    f'scorer is "decode" or "symmetric"; got {spec.scorer!r:.80}', field=f"{place}.scorer"
+                )
             if spec.max_query_terms < 0:
                 raise InvalidArgumentError("max_query_terms is not negative", field=f"{place}.max_query_terms")
 

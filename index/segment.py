@@ -93,7 +93,9 @@ def _derived_columns(spec: SAEField, rows: Sequence[Row], model: DerivedModel) -
     have = [row for row in rows if spec.source in row.dense]
     lengths = np.zeros(sum(row.passages for row in rows), np.int64)
     if not have:
-        return ImpactColumns(_indptr(lengths), np.empty(0, np.uint32), np.empty(0, np.uint8), np.empty(0, np.float32), 0)
+        return ImpactColumns(
+            _indptr(lengths), np.empty(0, np.uint32), np.empty(0, np.uint8), np.empty(0, np.float32), 0
+        )
     codes = model.encode(np.concatenate([row.dense[spec.source] for row in have]))
     present = np.concatenate([np.full(row.passages, spec.source in row.dense) for row in rows])
     lengths[present] = np.diff(codes.indptr)
@@ -130,7 +132,8 @@ def _postings_arrays(column: ImpactColumns) -> dict[str, NDArray[Any]]:
 def _document_arrays(rows: Sequence[Row]) -> dict[str, NDArray[Any]]:
     ids = [row.id.encode() for row in rows]
     bodies = [
-        msgpack.packb([row.title, row.text, dict(row.metadata), [number for span in row.spans for number in span]]) for row in rows
+        msgpack.packb([row.title, row.text, dict(row.metadata), [number for span in row.spans for number in span]])
+        for row in rows
     ]
     arrays: dict[str, NDArray[Any]] = {
         "seqs": np.array([row.seq for row in rows], np.int64),
@@ -146,7 +149,7 @@ def _document_arrays(rows: Sequence[Row]) -> dict[str, NDArray[Any]]:
 
 def _dense_arrays(spec: DenseField, dimension: int, rows: Sequence[Row]) -> dict[str, NDArray[Any]]:
     """Vectors by passage; documents without one hold zeros and are left out by the ``present`` bits."""
-    from sparsight.index.dense import build_hnsw
+    from sparsight.index.hnsw import build_hnsw
 
     present = np.array([spec.name in row.dense for row in rows], bool)
     blank = np.zeros((1, dimension), np.float32)
@@ -211,7 +214,9 @@ class Segment:
         self._documents = Container(folder / f"documents{FILE_SUFFIX}", "documents", identity)
         self._fields: dict[str, Container] = {}
         for field in schema.fields:
-            container = Container(folder / f"field-{field.name}{FILE_SUFFIX}", field.kind, identity | {"field": field.name})
+            container = Container(
+                folder / f"field-{field.name}{FILE_SUFFIX}", field.kind, identity | {"field": field.name}
+            )
             if container.identity["fingerprint"] != field.fingerprint:
                 raise IncompatibleModelError(
                     f"{container.path} was filled by model {container.identity['fingerprint'][:12]}, "
@@ -223,7 +228,9 @@ class Segment:
         self.passage_offsets: NDArray[np.uint32] = self._documents.array("passage_offsets")
         self.documents = len(self.seqs)
         if len(self.passage_offsets) != self.documents + 1:
-            raise CorruptIndexError(f"{self._documents.path}: {self.documents} documents but {len(self.passage_offsets)} offsets")
+            raise CorruptIndexError(
+                f"{self._documents.path}: {self.documents} documents but {len(self.passage_offsets)} offsets"
+            )
         self.passages = int(self.passage_offsets[-1])
         self._columns: columns.Columns | None = None
         self._cache: dict[tuple[str, str], Any] = {}
@@ -245,7 +252,9 @@ class Segment:
 
         def make() -> columns.Columns:
             names = [name for name in self._documents.names if name.startswith("columns.")]
-            return columns.Columns.from_arrays({name.removeprefix("columns."): self._documents.array(name) for name in names})
+            return columns.Columns.from_arrays(
+                {name.removeprefix("columns."): self._documents.array(name) for name in names}
+            )
 
         found: columns.Columns = self._cached("columns", "", make)
         return found
@@ -289,7 +298,8 @@ class Segment:
         """The dense vectors with their FAISS index."""
 
         def make() -> DenseIndex:
-            from sparsight.index.dense import DenseIndex, HNSWIndex
+            from sparsight.index.dense import DenseIndex
+            from sparsight.index.hnsw import HNSWIndex
 
             container = self._fields[field]
             vectors = container.array("vectors")

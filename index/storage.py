@@ -193,7 +193,9 @@ class WriterLock:
             raise LockedError(
                 f"{root} is open for writing elsewhere: {holder}. Close it, or open with read_only=True", holder=holder
             ) from error
-        holder = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%FT%TZ", time.gmtime())})
+        holder = json.dumps(
+            {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%FT%TZ", time.gmtime())}
+        )
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, holder.encode(), 0)
 

@@ -167,9 +167,15 @@ class CollectionStore:
             if not hasattr(self, "lexicons"):
                 self.lexicons = Lexicons([item.name for item in self.schema.fields if isinstance(item.spec, BM25Field)])
             self.lexicons.load(self.catalog)  # what is new since the last time
-            known = {segment.name: segment for segment in getattr(self, "_segments", []) if segment.schema == self.schema}
-            self._segments = [known.get(r.name) or Segment(self._segments_folder / r.name, self.schema) for r in self.records]
-            self._parts = [SegmentPart(segment, np.flatnonzero(np.isin(segment.seqs, dead))) for segment in self._segments]
+            known = {
+                segment.name: segment for segment in getattr(self, "_segments", []) if segment.schema == self.schema
+            }
+            self._segments = [
+                known.get(r.name) or Segment(self._segments_folder / r.name, self.schema) for r in self.records
+            ]
+            self._parts = [
+                SegmentPart(segment, np.flatnonzero(np.isin(segment.seqs, dead))) for segment in self._segments
+            ]
             self._tail = Tail(self.schema, self.derived)
             self._tail.append(list(self.catalog.rows(tail_seqs)), self._average_lengths())
             self._check_complete(len(dead), len(tail_seqs))
@@ -439,10 +445,16 @@ class CollectionStore:
         if len(dead):
             for position, part in enumerate(self._parts):
                 at = np.searchsorted(part.seqs, dead)
-                local = at[(at < part.documents) & (part.seqs[np.minimum(at, part.documents - 1)] == dead)] if part.documents else at[:0]
+                local = (
+                    at[(at < part.documents) & (part.seqs[np.minimum(at, part.documents - 1)] == dead)]
+                    if part.documents
+                    else at[:0]
+                )
                 if len(local):
                     self._parts[position] = SegmentPart(part.segment, np.union1d(part.dead, local))
-            self._tail_dead |= set(np.intersect1d(dead, np.array([row.seq for row in self._tail.rows], np.int64)).tolist())
+            self._tail_dead |= set(
+                np.intersect1d(dead, np.array([row.seq for row in self._tail.rows], np.int64)).tolist()
+            )
         self._publish()
 
     # --- reads beside the search path ----------------------------------------------------------------------

@@ -105,7 +105,9 @@ class Tail:
             store.values.extend(column.values)
             store.saturated += column.saturated
             if store.occurrences is not None:
-                passage_of = np.repeat(np.arange(int(counts.sum())), np.diff(column.indptr).astype(np.int64)) + first_passage
+                passage_of = (
+                    np.repeat(np.arange(int(counts.sum())), np.diff(column.indptr).astype(np.int64)) + first_passage
+                )
                 for term, passage in zip(column.term_ids.tolist(), passage_of.tolist(), strict=True):
                     store.occurrences[term].append(passage)
         self.rows.extend(rows)
@@ -136,7 +138,8 @@ class TailPart:
         self._rows = tail.rows  # append-only; only the first `documents` are looked at
         self._columns = tail._columns[: documents // _CHUNK]
         self._dense = {
-            name: (vectors.view(self.passages), present.view(documents)) for name, (vectors, present) in tail._dense.items()
+            name: (vectors.view(self.passages), present.view(documents))
+            for name, (vectors, present) in tail._dense.items()
         }
         self._forward, self._values, self._occurrences = {}, {}, {}
         for name, store in tail._impacts.items():
@@ -172,7 +175,12 @@ class TailPart:
         return hits
 
     def search_dense(
-        self, field: str, queries: NDArray[np.float32], k: int, masks: Sequence[BoolMask | None], cancel: CancelFlag | None
+        self,
+        field: str,
+        queries: NDArray[np.float32],
+        k: int,
+        masks: Sequence[BoolMask | None],
+        cancel: CancelFlag | None,
     ) -> list[LocalHits]:
         """Top k documents by inner product of each query (B, D)."""
         from sparsight.index.dense import scores

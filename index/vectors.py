@@ -62,7 +62,9 @@ def check_sparse(vector: Any, field: FieldSchema, place: str, *, signed: bool = 
     indices, values = _array(vector.indices, f"{place}.indices"), _array(vector.values, f"{place}.values")
     if indices.ndim != 1 or values.ndim != 1 or len(indices) != len(values):
         raise InvalidVectorError(
-            f"indices and values have equal lengths; got {indices.size} and {values.size}", field=place, reason="LENGTHS_DIFFER"
+            f"indices and values have equal lengths; got {indices.size} and {values.size}",
+            field=place,
+            reason="LENGTHS_DIFFER",
         )
     limit = MAX_QUERY_WEIGHTS if signed else MAX_DOCUMENT_WEIGHTS
     if len(indices) > limit:
@@ -70,8 +72,10 @@ def check_sparse(vector: Any, field: FieldSchema, place: str, *, signed: bool = 
             f"a vector has at most {limit} weights; got {len(indices)}", field=place, reason="TOO_MANY_WEIGHTS"
         )
     if indices.dtype.kind not in "iu":
-        if len(indices) and indices.dtype.kind != "f" or not np.array_equal(indices, np.floor(indices)):
-            raise InvalidVectorError("indices are whole numbers", field=f"{place}.indices", reason="DIMENSION_OUT_OF_RANGE")
+        if (len(indices) and indices.dtype.kind != "f") or not np.array_equal(indices, np.floor(indices)):
+            raise InvalidVectorError(
+                "indices are whole numbers", field=f"{place}.indices", reason="DIMENSION_OUT_OF_RANGE"
+            )
         indices = indices.astype(np.int64)
     top = min(field.dimension - 1, MAX_TERM) if field.dimension else MAX_TERM
     bad = np.flatnonzero((indices < 0) | (indices > top))
@@ -84,13 +88,17 @@ def check_sparse(vector: Any, field: FieldSchema, place: str, *, signed: bool = 
     weights = _finite(values, f"{place}.values")
     if not signed and len(bad := np.flatnonzero(weights < 0)):
         raise InvalidVectorError(
-            f"a document's weights are not negative; got {weights[bad[0]]}", field=f"{place}.values[{bad[0]}]", reason="NEGATIVE_WEIGHT"
+            f"a document's weights are not negative; got {weights[bad[0]]}",
+            field=f"{place}.values[{bad[0]}]",
+            reason="NEGATIVE_WEIGHT",
         )
     order = np.argsort(indices, kind="stable")
     ids = indices[order].astype(np.uint32)
     if len(bad := np.flatnonzero(ids[1:] == ids[:-1])):
         raise InvalidVectorError(
-            f"index {ids[bad[0]]} is there twice", field=f"{place}.indices[{order[bad[0] + 1]}]", reason="DUPLICATE_DIMENSION"
+            f"index {ids[bad[0]]} is there twice",
+            field=f"{place}.indices[{order[bad[0] + 1]}]",
+            reason="DUPLICATE_DIMENSION",
         )
     kept = np.abs(weights[order]) >= _SMALLEST
     return SparseRow(ids[kept], weights[order][kept]), int(len(ids) - kept.sum())
@@ -105,11 +113,15 @@ def check_dense(vector: Any, field: FieldSchema, place: str) -> NDArray[np.float
         Wrong kind, wrong dimension, not finite, or all zero (it has no direction).
     """
     if isinstance(vector, SparseVector | dict):
-        raise InvalidVectorError(f"field {field.name!r} takes a dense vector; got a sparse one", field=place, reason="WRONG_KIND")
+        raise InvalidVectorError(
+            f"field {field.name!r} takes a dense vector; got a sparse one", field=place, reason="WRONG_KIND"
+        )
     values = _array(vector, place)
     if values.ndim != 1 or len(values) != field.dimension:
         raise InvalidVectorError(
-            f"field {field.name!r} takes {field.dimension} numbers; got shape {values.shape}", field=place, reason="WRONG_DIMENSION"
+            f"field {field.name!r} takes {field.dimension} numbers; got shape {values.shape}",
+            field=place,
+            reason="WRONG_DIMENSION",
         )
     dense = _finite(values, place)
     if not dense.any():
@@ -121,10 +133,14 @@ def _int_keys(weights: dict[Any, Any], place: str) -> dict[int, float]:
     try:
         pairs = {int(key): float(value) for key, value in weights.items()}
     except (TypeError, ValueError, OverflowError) as error:
-        raise InvalidVectorError(f"a sparse vector maps whole numbers to numbers: {error}", field=place, reason="WRONG_KIND") from error
+        raise InvalidVectorError(
+            f"a sparse vector maps whole numbers to numbers: {error}", field=place, reason="WRONG_KIND"
+        ) from error
     for key in pairs:
         if not 0 <= key <= MAX_TERM:
-            raise InvalidVectorError(f"index {key} is outside 0..{MAX_TERM}", field=place, reason="DIMENSION_OUT_OF_RANGE")
+            raise InvalidVectorError(
+                f"index {key} is outside 0..{MAX_TERM}", field=place, reason="DIMENSION_OUT_OF_RANGE"
+            )
     return pairs
 
 
@@ -144,7 +160,9 @@ def _finite(values: NDArray[Any], place: str) -> NDArray[np.float32]:
     bad = np.flatnonzero(~np.isfinite(weights))
     if len(bad):
         raise InvalidVectorError(
-            f"weights are finite float32 numbers; got {values[bad[0]]}", field=f"{place}[{bad[0]}]", reason="NON_FINITE_WEIGHT"
+            f"weights are finite float32 numbers; got {values[bad[0]]}",
+            field=f"{place}[{bad[0]}]",
+            reason="NON_FINITE_WEIGHT",
         )
     return weights
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from sparsight.errors import CorruptIndexError, IncompatibleModelError
 from sparsight.index import storage
 from sparsight.index.catalog import Catalog, SegmentRecord
+from sparsight.index.lexicon import Lexicons
 from sparsight.index.schema import ModelFactory
 from sparsight.index.segment import Segment, build_segment
 from sparsight.index.store import SEGMENTS_FOLDER, CollectionStore
-from sparsight.index.lexicon import Lexicons
 from sparsight.types import BM25Field, SAEField, VerifyReport
 
 __all__ = ["RepairReport", "repair_folder", "verify_folder", "verify_store"]
@@ -36,7 +36,8 @@ def verify_folder(folder: Path) -> VerifyReport:
     """Check a collection on disk without opening it for writing.
 
     The catalogue: SQLite's integrity check and every row's checksum. The segments: every block of every file,
-    the postings' invariants. Both: every living document is in exactly one segment or in the tail, no dead one is alive.
+    the postings' invariants. Both: every living document is in exactly one segment or in the tail, no dead one is
+    alive.
     """
     faults: list[str] = []
     size = storage.folder_bytes(folder)
@@ -83,7 +84,8 @@ def _misplaced(catalog: Catalog, placed: list[int]) -> Iterator[str]:
     if in_segments & tail:
         yield f"{catalog.path}: {len(in_segments & tail)} documents are in a segment and in the tail"
     if shown != living:
-        yield f"{catalog.path}: {len(living - shown)} documents are missing from the segments, {len(shown - living)} dead ones are in them"
+        missing, extra = len(living - shown), len(shown - living)
+        yield f"{catalog.path}: {missing} documents are missing from the segments, {extra} dead ones are in them"
 
 
 def repair_folder(folder: Path, models: ModelFactory) -> RepairReport:
@@ -121,8 +123,12 @@ def repair_folder(folder: Path, models: ModelFactory) -> RepairReport:
                 number = 1 + max([0, *(int(name) for name in _folder_numbers(folder))])
                 target = folder / SEGMENTS_FOLDER / f"{number:08d}"
                 storage.remove_leftovers(folder / SEGMENTS_FOLDER, set(_folder_numbers(folder)))
-                built = build_segment(target, schema, list(catalog.rows(good)), derived, lexicons.average_lengths(state))
-                catalog.add_segment(SegmentRecord(target.name, built.documents, built.passages, built.bytes, built.saturated))
+                built = build_segment(
+                    target, schema, list(catalog.rows(good)), derived, lexicons.average_lengths(state)
+                )
+                catalog.add_segment(
+                    SegmentRecord(target.name, built.documents, built.passages, built.bytes, built.saturated)
+                )
                 report.rebuilt_segments = [target.name]
             report.documents = len(good)
         for name in old:
@@ -140,4 +146,3 @@ def _segment_names(catalog: Catalog) -> list[str]:
 def _folder_numbers(folder: Path) -> list[str]:
     root = folder / SEGMENTS_FOLDER
     return [entry.name for entry in root.iterdir() if entry.name.isdigit()] if root.is_dir() else []
-

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgpack
+
 from sparsight.errors import (
     FailedPreconditionError,
     InvalidArgumentError,
@@ -142,7 +143,9 @@ class Collection:
             raise InvalidArgumentError("give either ids or a filter", field="ids")
         node = filters.parse(check_text(filter, "filter", MAX_QUERY_TEXT)) if filter else None
         digest = _digest(("delete", wanted, filter)) if request_id else ""
-        return _result(self._store.delete(wanted, node=node, request_id=_check_request_id(request_id), digest=digest), 0)
+        return _result(
+            self._store.delete(wanted, node=node, request_id=_check_request_id(request_id), digest=digest), 0
+        )
 
     # --- reads ---------------------------------------------------------------------------------------------
 
@@ -343,8 +346,15 @@ def _result(answer: WriteAnswer, dropped: int) -> WriteResult:
 
 
 def _check_request_id(request_id: str) -> str:
-    if not isinstance(request_id, str) or len(request_id) > 128 or not request_id.isascii() or not request_id.isprintable():
-        raise InvalidArgumentError(f"a request id is at most 128 printable ASCII characters; got {request_id!r:.80}", field="request_id")
+    if (
+        not isinstance(request_id, str)
+        or len(request_id) > 128
+        or not request_id.isascii()
+        or not request_id.isprintable()
+    ):
+        raise InvalidArgumentError(
+            f"a request id is at most 128 printable ASCII characters; got {request_id!r:.80}", field="request_id"
+        )
     return request_id
 
 
@@ -360,7 +370,9 @@ def _check_ids(ids: Iterable[str]) -> list[str]:
 def _check_include(include: Sequence[str]) -> frozenset[str]:
     for part in include:
         if part not in (*STORED, "vectors"):
-            raise InvalidArgumentError(f"include takes title, text, metadata, vectors; got {part!r:.80}", field="include")
+            raise InvalidArgumentError(
+                f"include takes title, text, metadata, vectors; got {part!r:.80}", field="include"
+            )
     return frozenset(include)
 
 
@@ -422,4 +434,3 @@ def _document(row: Row, parts: frozenset[str]) -> Document:
 def default_threads() -> int:
     """Processors this process may run on."""
     return len(os.sched_getaffinity(0))
-

@@ -97,8 +97,11 @@ class BeirFolder:
     def qrels(self, split: str = "test") -> Qrels:
         """Judgements of ``qrels/<split>.tsv``: query, document, grade between tabs, with or without a header."""
         if split not in self.splits():
-            raise InvalidArgumentError(f"{self.folder} has no judgements {split!r}; it has: "
-                                       f"{', '.join(self.splits()) or 'none'}", field="split", split=split)
+            raise InvalidArgumentError(
+                f"{self.folder} has no judgements {split!r}; it has: {', '.join(self.splits()) or 'none'}",
+                field="split",
+                split=split,
+            )
         path = self._find(f"qrels/{split}.tsv")
         qrels: Qrels = {}
         for number, text in read_lines(path):
@@ -119,8 +122,11 @@ class BeirFolder:
             path = self.folder / f"{name}{ending}"
             if path.is_file():
                 return path
-        raise InvalidArgumentError(f"{self.folder} is no BEIR folder: it has no {name} (plain, .gz or .zst)",
-                                   field="source", file=self.folder / name)
+        raise InvalidArgumentError(
+            f"{self.folder} is no BEIR folder: it has no {name} (plain, .gz or .zst)",
+            field="source",
+            file=self.folder / name,
+        )
 
 
 class IRDataset:
@@ -136,8 +142,9 @@ class IRDataset:
         try:
             import ir_datasets
         except ImportError:
-            raise InvalidArgumentError('reading "ir_datasets:..." needs the package: pip install "sparsight[datasets]"',
-                                       field="source") from None
+            raise InvalidArgumentError(
+                'reading "ir_datasets:..." needs the package: pip install "sparsight[datasets]"', field="source"
+            ) from None
         try:
             self._dataset: Any = ir_datasets.load(name)
         except KeyError:
@@ -228,8 +235,9 @@ def count_documents(source: str | Path) -> int:
         try:
             return int(pq.read_metadata(source).num_rows)
         except (pa.ArrowException, OSError) as error:
-            raise InvalidArgumentError(f"{source}: not a readable Parquet file: {error}", field="source",
-                                       file=source) from None
+            raise InvalidArgumentError(
+                f"{source}: not a readable Parquet file: {error}", field="source", file=source
+            ) from None
     return count_lines(source)
 
 
@@ -241,8 +249,9 @@ def _json_documents(
             yield document_from_json(value, vocabulary=vocabulary, vector_field=vector_field)
         except InvalidArgumentError as error:
             place = f"{error.field}: " if error.field else ""
-            raise InvalidArgumentError(f"{path}, line {number}: {place}{error.message}", field=error.field, file=path,
-                                       line=number) from None
+            raise InvalidArgumentError(
+                f"{path}, line {number}: {place}{error.message}", field=error.field, file=path, line=number
+            ) from None
 
 
 def _bad_line(path: Path, number: int, problem: str) -> InvalidArgumentError:

@@ -86,7 +86,9 @@ class Database:
 
     def _names(self) -> list[str]:
         return sorted(
-            entry.name for entry in self.path.iterdir() if not entry.name.startswith(".") and (entry / CATALOG_FILE).is_file()
+            entry.name
+            for entry in self.path.iterdir()
+            if not entry.name.startswith(".") and (entry / CATALOG_FILE).is_file()
         )
 
     def _check_open(self) -> None:
@@ -215,10 +217,12 @@ class Database:
             raise InvalidArgumentError(f"{model!r:.80} is a dense encoder: its dimensions have no words", field="model")
         for position, index in enumerate(indices):
             if not 0 <= index < encoder.dimension:
-                raise InvalidArgumentError(f"index is 0 to {encoder.dimension - 1}; got {index}", field=f"indices[{position}]")
+                raise InvalidArgumentError(
+                    f"index is 0 to {encoder.dimension - 1}; got {index}", field=f"indices[{position}]"
+                )
         return [encoder.term(int(index)) for index in indices]
 
-    def _encoder(self, model: str):  # type: ignore[no-untyped-def] # noqa: ANN202 - types of a lazily loaded package
+    def _encoder(self, model: str):  # type: ignore[no-untyped-def]
         from sparsight.encoders import load_encoder
 
         self._check_open()
@@ -266,7 +270,9 @@ class Database:
     def __enter__(self) -> Database:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def __repr__(self) -> str:

@@ -97,8 +97,9 @@ def evaluate(
 def _scores(query: str, found: Sequence[tuple[str, float]]) -> dict[str, float]:
     scores = {document: float(score) for document, score in found}
     if len(scores) != len(found) or not np.isfinite(list(scores.values())).all():
-        raise InvalidArgumentError(f"query {query!r}: documents must be unique and their scores finite",
-                                   field=f'run["{query}"]', query=query)
+        raise InvalidArgumentError(
+            f"query {query!r}: documents must be unique and their scores finite", field=f'run["{query}"]', query=query
+        )
     return scores
 
 
@@ -139,8 +140,9 @@ def compare(a: Evaluation, b: Evaluation, measure: str = "nDCG@10", *, seed: int
         raise InvalidArgumentError(f"measure {measure!r} is not in both evaluations", field="measure", measure=measure)
     first, second = a.per_query[measure], b.per_query[measure]
     if first.keys() != second.keys():
-        raise InvalidArgumentError("the evaluations are over different queries", field="b",
-                                   first=len(first), second=len(second))
+        raise InvalidArgumentError(
+            "the evaluations are over different queries", field="b", first=len(first), second=len(second)
+        )
     differences = np.array([second[query] - first[query] for query in first])
     observed = float(differences.mean())
     rng = np.random.default_rng(seed)
@@ -154,6 +156,14 @@ def compare(a: Evaluation, b: Evaluation, measure: str = "nDCG@10", *, seed: int
         extreme += int((np.abs((signs * differences).mean(axis=1)) >= limit).sum())
         resampled.append(differences[rng.integers(0, differences.size, signs.shape)].mean(axis=1))
     low, high = np.percentile(np.concatenate(resampled), [2.5, 97.5])
-    return Comparison(measure, float(np.mean(list(first.values()))), float(np.mean(list(second.values()))), observed,
-                      (float(low), float(high)), (extreme + 1) / (_DRAWS + 1),
-                      int((differences > 0).sum()), int((differences < 0).sum()), int((differences == 0).sum()))
+    return Comparison(
+        measure,
+        float(np.mean(list(first.values()))),
+        float(np.mean(list(second.values()))),
+        observed,
+        (float(low), float(high)),
+        (extreme + 1) / (_DRAWS + 1),
+        int((differences > 0).sum()),
+        int((differences < 0).sum()),
+        int((differences == 0).sum()),
+    )

@@ -58,7 +58,9 @@ def _retriever_score(
     if passage >= 0 and isinstance(leg.query, ImpactQuery):
         contributions = _impact_contributions(generation, leg, leg.query, ranking.references[position], passage)
     elif passage >= 0:
-        contributions, rest = _dense_contributions(generation, models, leg, ranking.references[position], passage, score)
+        contributions, rest = _dense_contributions(
+            generation, models, leg, ranking.references[position], passage, score
+        )
     return RetrieverScore(
         leg.field.name,
         score,
@@ -78,7 +80,9 @@ def _impact_contributions(
     levels, values = impacts[in_document].astype(np.float64), leg.level_values[in_query]
     weights = query.weights[in_query].astype(np.float64) * query.unit  # what one impact level adds to the score
     found = [
-        Contribution(int(term), leg.label(int(term)), float(weight / value), float(level * value), float(level * weight))
+        Contribution(
+            int(term), leg.label(int(term)), float(weight / value), float(level * value), float(level * weight)
+        )
         for term, weight, level, value in zip(common, weights, levels, values, strict=True)
         if level
     ]
@@ -86,7 +90,12 @@ def _impact_contributions(
 
 
 def _dense_contributions(
-    generation: Generation, models: Mapping[str, DerivedModel], leg: Leg, reference: Reference, passage: int, score: float
+    generation: Generation,
+    models: Mapping[str, DerivedModel],
+    leg: Leg,
+    reference: Reference,
+    passage: int,
+    score: float,
 ) -> tuple[tuple[Contribution, ...], float]:
     model = _sae_on(generation, models, leg.field.name)
     document = generation.dense_row(leg.field.name, reference, passage)
@@ -134,7 +143,13 @@ def _movements(
         else:
             score = float(outside[position, 0]) if len(plan.legs) == 1 else 0.0
         moves.append(
-            Movement(rank, position + 1, score, float(ranking.totals[position]), _by_feature(generation, plan, ranking, position))
+            Movement(
+                rank,
+                position + 1,
+                score,
+                float(ranking.totals[position]),
+                _by_feature(generation, plan, ranking, position),
+            )
         )
     return moves
 
@@ -173,7 +188,10 @@ def _edit_parts(
         return [(f, delta, float(sae.W_dec[f].astype(np.float64) @ document)) for f, delta in differences.items()]
     assert isinstance(leg.base, ImpactQuery)
     ids, impacts, _ = generation.sparse_row(leg.field.name, reference, passage)
-    weights = {int(i): float(level) * float(steering.model.impact_scale[i]) / 255.0 for i, level in zip(ids, impacts, strict=True)}
+    weights = {
+        int(i): float(level) * float(steering.model.impact_scale[i]) / 255.0
+        for i, level in zip(ids, impacts, strict=True)
+    }
     return [(f, delta, weights.get(f, 0.0)) for f, delta in steering.differences({}).items()]
 
 

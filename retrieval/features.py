@@ -33,7 +33,9 @@ def find(generation: Generation, models: Mapping[str, DerivedModel], words: str,
     assert isinstance(model, SAEModel)
     density = model.sae.density
     if words.strip():
-        relevance = _label_share(model.sae.labels, words, model.dimension) + _activation(generation, schema, model, words)
+        relevance = _label_share(model.sae.labels, words, model.dimension) + _activation(
+            generation, schema, model, words
+        )
         order = [int(f) for f in np.lexsort((np.arange(model.dimension), -density, -relevance)) if relevance[f] > 0]
     else:
         order = [int(f) for f in np.lexsort((np.arange(model.dimension), -density)) if density[f] > 0]

@@ -146,8 +146,11 @@ def rrf(ranks: ArrayLike, weights: ArrayLike, rank_constant: int = 60) -> tuple[
     [0.5, 0.8333]
     """
     if rank_constant < 1:
-        raise InvalidQueryError(f"rank_constant must be at least 1, got {rank_constant}",
-                                field="fusion.rank_constant", rank_constant=rank_constant)
+        raise InvalidQueryError(
+            f"rank_constant must be at least 1, got {rank_constant}",
+            field="fusion.rank_constant",
+            rank_constant=rank_constant,
+        )
     given = np.asarray(ranks, dtype=np.int64)
     factors = _checked_weights(given.shape, weights)
     if (given < 0).any():
@@ -159,12 +162,18 @@ def rrf(ranks: ArrayLike, weights: ArrayLike, rank_constant: int = 60) -> tuple[
 def _checked_weights(shape: tuple[int, ...], weights: ArrayLike) -> _F64:
     factors = np.asarray(weights, dtype=np.float64)
     if len(shape) != 2 or factors.shape != (shape[1],):
-        raise ShapeError(f"expected candidates of shape (C, R) and weights (R,), got {shape} and {factors.shape}",
-                         candidates=shape, weights=factors.shape)
+        raise ShapeError(
+            f"expected candidates of shape (C, R) and weights (R,), got {shape} and {factors.shape}",
+            candidates=shape,
+            weights=factors.shape,
+        )
     for position, weight in enumerate(factors.tolist()):
         if not (0.0 <= weight < np.inf):
-            raise InvalidQueryError(f"a retriever's weight must be finite and not negative, got {weight}",
-                                    field=f"retrievers[{position}].weight", weight=weight)
+            raise InvalidQueryError(
+                f"a retriever's weight must be finite and not negative, got {weight}",
+                field=f"retrievers[{position}].weight",
+                weight=weight,
+            )
     return factors
 
 

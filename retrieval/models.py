@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from sparsight.errors import CorruptIndexError, FailedPreconditionError, IncompatibleModelError, InvalidArgumentError
+from sparsight.errors import FailedPreconditionError, IncompatibleModelError, InvalidArgumentError
 from sparsight.index.schema import FieldSchema, ModelFactory
 from sparsight.types import BM25Field, DenseField, Field, SAEField, SparseField
 
@@ -59,7 +59,9 @@ def sparse_encoder(field: FieldSchema) -> SpladeEncoder:
 
     encoder = _encoder(field)
     if not isinstance(encoder, SpladeEncoder):
-        raise InvalidArgumentError(f"{encoder.name} is a dense encoder; field {field.name!r} is sparse", field=field.name)
+        raise InvalidArgumentError(
+            f"{encoder.name} is a dense encoder; field {field.name!r} is sparse", field=field.name
+        )
     return encoder
 
 
@@ -69,7 +71,9 @@ def dense_encoder(field: FieldSchema) -> DenseEncoder:
 
     encoder = _encoder(field)
     if not isinstance(encoder, DenseEncoder):
-        raise InvalidArgumentError(f"{encoder.name} is a sparse encoder; field {field.name!r} is dense", field=field.name)
+        raise InvalidArgumentError(
+            f"{encoder.name} is a sparse encoder; field {field.name!r} is dense", field=field.name
+        )
     return encoder
 
 
@@ -79,7 +83,9 @@ def _encoder(field: FieldSchema) -> SpladeEncoder | DenseEncoder:
     assert isinstance(field.spec, SparseField | DenseField)
     if not field.spec.encoder:
         raise FailedPreconditionError(
-            f"field {field.name!r} has no encoder: it takes ready vectors, not text", field=field.name, reason="NO_ENCODER"
+            f"field {field.name!r} has no encoder: it takes ready vectors, not text",
+            field=field.name,
+            reason="NO_ENCODER",
         )
     encoder = load_encoder(field.spec.encoder)
     if field.fingerprint and encoder.fingerprint != field.fingerprint:
@@ -116,12 +122,3 @@ def resolve_field(field: Field, place: str) -> FieldSchema:
             f"{field.encoder} has dimension {encoder.dimension}; got {field.dimension}", field=f"{place}.dimension"
         )
     return FieldSchema(field, encoder.dimension, encoder.fingerprint)
-
-
-def check_fingerprint(model: SAEModel, field: FieldSchema) -> SAEModel:
-    """The model itself, if it is the one the collection was filled with."""
-    if model.fingerprint != field.fingerprint:
-        raise CorruptIndexError(
-            f"the SAE of field {field.name!r} changed on disk: expected {field.fingerprint[:12]}, found {model.fingerprint[:12]}"
-        )
-    return model

@@ -11,7 +11,13 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sparsight.errors import DeadlineError, FailedPreconditionError, SearchStoppedError, SparsightError, UnknownOperationError
+from sparsight.errors import (
+    DeadlineError,
+    FailedPreconditionError,
+    SearchStoppedError,
+    SparsightError,
+    UnknownOperationError,
+)
 from sparsight.types import Operation
 
 __all__ = ["Operations", "Progress"]

@@ -85,7 +85,10 @@ class Plan:
 
 
 def plan_queries(
-    generation: Generation, models: Mapping[str, DerivedModel], queries: Sequence[Query | str], overrides: Mapping[str, Any]
+    generation: Generation,
+    models: Mapping[str, DerivedModel],
+    queries: Sequence[Query | str],
+    overrides: Mapping[str, Any],
 ) -> list[Plan]:
     """Plans of a call's queries.
 
@@ -131,9 +134,13 @@ def _checked_plan(generation: Generation, models: Mapping[str, DerivedModel], qu
             raise InvalidQueryError(f"include takes {', '.join(INCLUDABLE)}; got {part!r:.80}", field="include")
     check_text(query.text, "text", MAX_QUERY_TEXT)
     check_text(query.filter, "filter", MAX_QUERY_TEXT)
-    retrievers = [Retriever(item) if isinstance(item, str) else item for item in query.retrievers] or _default_retrievers(generation)
+    retrievers = [
+        Retriever(item) if isinstance(item, str) else item for item in query.retrievers
+    ] or _default_retrievers(generation)
     if not 1 <= len(retrievers) <= MAX_RETRIEVERS:
-        raise InvalidQueryError(f"a query has 1 to {MAX_RETRIEVERS} retrievers; got {len(retrievers)}", field="retrievers")
+        raise InvalidQueryError(
+            f"a query has 1 to {MAX_RETRIEVERS} retrievers; got {len(retrievers)}", field="retrievers"
+        )
     legs = [_leg(generation, query, item, f"retrievers[{position}]") for position, item in enumerate(retrievers)]
     if len(legs) > 1 and not any(leg.weight > 0 for leg in legs):
         raise InvalidQueryError("at least one retriever has a weight above 0", field="retrievers")
@@ -150,17 +157,23 @@ def _checked_plan(generation: Generation, models: Mapping[str, DerivedModel], qu
 
 def _check_fusion(fusion: Fusion) -> None:
     if not isinstance(fusion, Fusion) or fusion.method not in ("convex", "rrf"):
-        raise InvalidQueryError(f'fusion method is "convex" or "rrf"; got {getattr(fusion, "method", fusion)!r:.80}', field="fusion.method")
+        raise InvalidQueryError(
+            f'fusion method is "convex" or "rrf"; got {getattr(fusion, "method", fusion)!r:.80}', field="fusion.method"
+        )
     if not 1 <= fusion.rank_constant <= 1_000_000:
-        raise InvalidQueryError(f"rank_constant is 1 to 1,000,000; got {fusion.rank_constant}", field="fusion.rank_constant")
+        raise InvalidQueryError(
+            f"rank_constant is 1 to 1,000,000; got {fusion.rank_constant}", field="fusion.rank_constant"
+        )
     if not 1 <= fusion.depth <= MAX_K:
         raise InvalidQueryError(f"depth is 1 to {MAX_K:,}; got {fusion.depth}", field="fusion.depth")
 
 
 def _default_retrievers(generation: Generation) -> list[Retriever]:
-    """Every field that a text can be searched in. SAE fields are another view of their dense field: they must be named."""
+    """Every field that a text can be searched in. SAE fields, another view of their dense field, must be named."""
     specs = [item.spec for item in generation.schema.fields]
-    usable = [s.name for s in specs if isinstance(s, BM25Field) or (isinstance(s, SparseField | DenseField) and s.encoder)]
+    usable = [
+        s.name for s in specs if isinstance(s, BM25Field) or (isinstance(s, SparseField | DenseField) and s.encoder)
+    ]
     if not usable:
         raise InvalidQueryError("no field can be searched by text; name a retriever with a vector", field="retrievers")
     return [Retriever(name) for name in usable]
@@ -179,7 +192,9 @@ def _leg(generation: Generation, query: Query, item: Retriever, place: str) -> L
     contents = {"text": item.text or None, "sparse": item.sparse, "dense": item.dense}
     given = [name for name, content in contents.items() if content is not None]
     if len(given) > 1:
-        raise InvalidQueryError(f"a retriever has one of text, sparse and dense; got {' and '.join(given)}", field=place)
+        raise InvalidQueryError(
+            f"a retriever has one of text, sparse and dense; got {' and '.join(given)}", field=place
+        )
     leg = Leg(schema, float(item.weight), place)
     if "sparse" in given:
         if isinstance(schema.spec, DenseField | BM25Field):
@@ -194,7 +209,11 @@ def _leg(generation: Generation, query: Query, item: Retriever, place: str) -> L
     else:
         leg.text = check_text(item.text or query.text, f"{place}.text", MAX_QUERY_TEXT)
         if not leg.text.strip():
-            raise InvalidQueryError("nothing to search for: the text is empty", field=f"{place}.text" if item.text else "text", reason="EMPTY_QUERY")
+            raise InvalidQueryError(
+                "nothing to search for: the text is empty",
+                field=f"{place}.text" if item.text else "text",
+                reason="EMPTY_QUERY",
+            )
     return leg
 
 
@@ -306,7 +325,11 @@ def _steer_sparse(leg: Leg, model: DerivedModel) -> None:
     """A ready sparse query over an SAE field: edits add to its weights."""
     assert isinstance(model, SAEModel) and isinstance(leg.query, ImpactQuery)
     scales = _scales(leg.field, leg.query.terms, model)
-    values = (leg.query.weights * leg.query.unit / leg.level_values).astype(np.float32) if len(leg.query.terms) else np.empty(0, np.float32)
+    values = (
+        (leg.query.weights * leg.query.unit / leg.level_values).astype(np.float32)
+        if len(leg.query.terms)
+        else np.empty(0, np.float32)
+    )
     base = SparseRow(leg.query.terms, values)
     _set_impacts(leg, base, scales)
     leg.label = lambda index: model.sae.labels[index] if index < len(model.sae.labels) else str(index)

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from sparsight.errors import InvalidArgumentError
-from sparsight.index.filters import validate_metadata
 from sparsight.index.lexicon import searchable_text
+from sparsight.index.metadata import validate_metadata
 from sparsight.index.rows import Row, SparseRow
 from sparsight.index.schema import CollectionSchema, FieldSchema, check_document_id
 from sparsight.index.vectors import check_dense, check_sparse, csr_rows
@@ -34,11 +34,15 @@ def check_text(text: Any, place: str, limit: int = MAX_TEXT) -> str:
     if not isinstance(text, str):
         raise InvalidArgumentError(f"expected a string, got {type(text).__name__}", field=place)
     if len(text) > limit:
-        raise InvalidArgumentError(f"a text is at most {limit:,} characters; got {len(text):,}", field=place, reason="TEXT_TOO_LONG")
+        raise InvalidArgumentError(
+            f"a text is at most {limit:,} characters; got {len(text):,}", field=place, reason="TEXT_TOO_LONG"
+        )
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise InvalidArgumentError(f"expected valid Unicode; got a lone surrogate at {error.start}", field=place) from error
+        raise InvalidArgumentError(
+            f"expected valid Unicode; got a lone surrogate at {error.start}", field=place
+        ) from error
     return text
 
 
@@ -58,7 +62,9 @@ def check_documents(documents: Iterable[Document | Mapping[str, Any]]) -> list[D
         check_document_id(document.id, f"{place}.id")
         if document.id in seen:
             raise InvalidArgumentError(
-                f"id {document.id!r:.80} is there twice (also documents[{seen[document.id]}])", field=f"{place}.id", reason="DUPLICATE_ID"
+                f"id {document.id!r:.80} is there twice (also documents[{seen[document.id]}])",
+                field=f"{place}.id",
+                reason="DUPLICATE_ID",
             )
         seen[document.id] = position
         check_text(document.title, f"{place}.title")
@@ -106,9 +112,13 @@ def prepare_rows(schema: CollectionSchema, documents: Sequence[Document]) -> tup
 def _row(schema: CollectionSchema, document: Document, place: str) -> tuple[Row, int]:
     passages = list(document.passages)
     if passages and (document.vectors or document.text):
-        raise InvalidArgumentError("a document has either passages or text and vectors of its own", field=f"{place}.passages")
+        raise InvalidArgumentError(
+            "a document has either passages or text and vectors of its own", field=f"{place}.passages"
+        )
     if len(passages) > MAX_PASSAGES:
-        raise InvalidArgumentError(f"a document has at most {MAX_PASSAGES} passages; got {len(passages)}", field=f"{place}.passages")
+        raise InvalidArgumentError(
+            f"a document has at most {MAX_PASSAGES} passages; got {len(passages)}", field=f"{place}.passages"
+        )
     row = Row(document.id, title=document.title, text=document.text, metadata=dict(document.metadata))
     if passages:
         _take_passages(row, passages, place)
@@ -125,7 +135,9 @@ def _take_passages(row: Row, passages: Sequence[Passage], place: str) -> None:
     parts, spans, end = [], [], 0
     for number, passage in enumerate(passages):
         if not isinstance(passage, Passage):
-            raise InvalidArgumentError(f"expected a passage, got {type(passage).__name__}", field=f"{place}.passages[{number}]")
+            raise InvalidArgumentError(
+                f"expected a passage, got {type(passage).__name__}", field=f"{place}.passages[{number}]"
+            )
         text = check_text(passage.text, f"{place}.passages[{number}].text")
         start = end + 2 if parts else 0
         spans.append((start, start + len(text)))
@@ -144,13 +156,19 @@ def _take_vectors(schema: CollectionSchema, row: Row, passages: Sequence[Passage
         if field is None or not isinstance(field.spec, SparseField | DenseField):
             kinds = ", ".join(item.name for item in schema.fields if item.kind in ("sparse", "dense")) or "none"
             raise InvalidArgumentError(
-                f"no field {name!r:.80} takes vectors; those that do: {kinds}", field=f'{place}.vectors["{name:.80}"]', reason="UNKNOWN_FIELD"
+                f"no field {name!r:.80} takes vectors; those that do: {kinds}",
+                field=f'{place}.vectors["{name:.80}"]',
+                reason="UNKNOWN_FIELD",
             )
         sparse, dense = [], []
         for number, passage in enumerate(passages):
-            where = f'{place}.vectors["{name}"]' if len(passages) == 1 else f'{place}.passages[{number}].vectors["{name}"]'
+            where = (
+                f'{place}.vectors["{name}"]' if len(passages) == 1 else f'{place}.passages[{number}].vectors["{name}"]'
+            )
             if name not in passage.vectors:
-                raise InvalidArgumentError("a field has a vector in every passage of a document or in none", field=where)
+                raise InvalidArgumentError(
+                    "a field has a vector in every passage of a document or in none", field=where
+                )
             if field.kind == "sparse":
                 entry, zeros = check_sparse(passage.vectors[name], field, where)
                 sparse.append(_keep_largest(entry, field.spec.max_terms if isinstance(field.spec, SparseField) else 0))
@@ -189,7 +207,9 @@ def _encode_sparse(field: FieldSchema, rows: Sequence[Row], max_tokens: int) -> 
         return
     assert isinstance(field.spec, SparseField)
     texts = [searchable_text(row.title, row.passage_text(p)) for row in wanting for p in range(row.passages)]
-    encoded = csr_rows(sparse_encoder(field).encode(texts, mode="document", max_terms=field.spec.max_terms, max_tokens=max_tokens))
+    encoded = csr_rows(
+        sparse_encoder(field).encode(texts, mode="document", max_terms=field.spec.max_terms, max_tokens=max_tokens)
+    )
     start = 0
     for row in wanting:
         row.sparse[field.name] = encoded[start : start + row.passages]

@@ -116,7 +116,9 @@ def _combine(generation: Generation, plan: Plan, found: Sequence[Found]) -> Rank
     return order_candidates(generation, plan, references, ranks)
 
 
-def order_candidates(generation: Generation, plan: Plan, references: list[Reference], ranks: NDArray[np.int64]) -> Ranking:
+def order_candidates(
+    generation: Generation, plan: Plan, references: list[Reference], ranks: NDArray[np.int64]
+) -> Ranking:
     """Score candidates in every field of a plan, fuse, and put them in order."""
     scores, passages, seqs = score_matrix(generation, plan, references)
     weights = np.array([leg.weight for leg in plan.legs])
@@ -130,7 +132,13 @@ def order_candidates(generation: Generation, plan: Plan, references: list[Refere
     if plan.query.min_score is not None:
         order = order[totals[order] > plan.query.min_score]
     return Ranking(
-        [references[at] for at in order], seqs[order], totals[order], scores[order], ranks[order], shares[order], passages[order]
+        [references[at] for at in order],
+        seqs[order],
+        totals[order],
+        scores[order],
+        ranks[order],
+        shares[order],
+        passages[order],
     )
 
 

@@ -208,8 +208,10 @@ def _passages(value: Any) -> tuple[Passage, ...]:
         return ()
     if not isinstance(value, list) or not all(isinstance(passage, Mapping) for passage in value):
         raise InvalidArgumentError("expected a list of objects", field="passages")
-    return tuple(Passage(_text(passage, "text"), _vectors(passage.get("vectors"), f"passages[{position}].vectors"))
-                 for position, passage in enumerate(value))
+    return tuple(
+        Passage(_text(passage, "text"), _vectors(passage.get("vectors"), f"passages[{position}].vectors"))
+        for position, passage in enumerate(value)
+    )
 
 
 def _vectors(value: Any, place: str) -> dict[str, Vector]:
@@ -229,8 +231,12 @@ def _vector(value: Any, place: str) -> Vector:
 def _sparse(indices: Any, values: Any, place: str) -> SparseVector:
     ids, weights = _numbers(indices, np.uint32, f"{place}.indices"), _numbers(values, np.float32, f"{place}.values")
     if len(ids) != len(weights):
-        raise InvalidArgumentError(f"expected as many values as indices, got {len(weights)} and {len(ids)}",
-                                   field=place, indices=len(ids), values=len(weights))
+        raise InvalidArgumentError(
+            f"expected as many values as indices, got {len(weights)} and {len(ids)}",
+            field=place,
+            indices=len(ids),
+            values=len(weights),
+        )
     return SparseVector(ids, weights)
 
 
@@ -252,8 +258,9 @@ def _numbers(value: Any, dtype: Any, place: str) -> Any:
 
 def _impacts(weights: Any, vocabulary: Mapping[str, int] | None) -> SparseVector:
     if not isinstance(weights, Mapping):
-        raise InvalidArgumentError(f"expected an object of weights by term, got {type(weights).__name__}",
-                                   field="vector")
+        raise InvalidArgumentError(
+            f"expected an object of weights by term, got {type(weights).__name__}", field="vector"
+        )
     ids = []
     for term in weights:
         index = None
@@ -279,8 +286,9 @@ def read_vocabulary(path: str | Path) -> dict[str, int]:
         vocabulary = value["model"]["vocab"] if "model" in value else value
         return {str(term): int(index) for term, index in vocabulary.items()}
     except (ValueError, TypeError, KeyError, AttributeError):
-        raise InvalidArgumentError(f"{path}: expected a tokenizer.json or an object of indices by term",
-                                   file=path) from None
+        raise InvalidArgumentError(
+            f"{path}: expected a tokenizer.json or an object of indices by term", file=path
+        ) from None
 
 
 # --- Parquet ------------------------------------------------------------------------------------------------
@@ -315,8 +323,9 @@ def read_parquet(path: str | Path, *, vector_field: str = "splade", batch_rows: 
     except InvalidArgumentError as error:
         if row == 0:
             raise
-        raise InvalidArgumentError(f"{path}, row {row}: {error.message}", field=error.field, file=path,
-                                   row=row) from None
+        raise InvalidArgumentError(
+            f"{path}, row {row}: {error.message}", field=error.field, file=path, row=row
+        ) from None
 
 
 def _document_from_row(record: dict[str, Any], names: set[str], vector_field: str) -> Document:

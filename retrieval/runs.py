@@ -46,8 +46,10 @@ def read_run(path: str | Path) -> Run:
             raise _bad_line(path, number, f"query {query!r} lists document {document!r} twice")
         seen.add((query, document))
         ranked.setdefault(query, []).append((place, document, value))
-    return {query: [(document, score) for _, document, score in sorted(found, key=lambda entry: entry[0])]
-            for query, found in ranked.items()}
+    return {
+        query: [(document, score) for _, document, score in sorted(found, key=lambda entry: entry[0])]
+        for query, found in ranked.items()
+    }
 
 
 def write_run(path: str | Path, run: Mapping[str, Sequence[tuple[str, float]]], tag: str = "sparsight") -> None:
@@ -60,8 +62,14 @@ def write_run(path: str | Path, run: Mapping[str, Sequence[tuple[str, float]]], 
     InvalidArgumentError
         If a query, a document or the tag is empty or holds blanks, which the format cannot express.
     """
-    _write(path, (f"{_word(query)} Q0 {_word(document)} {rank} {float(score)!r} {_word(tag)}\n"
-                  for query, found in run.items() for rank, (document, score) in enumerate(found, start=1)))
+    _write(
+        path,
+        (
+            f"{_word(query)} Q0 {_word(document)} {rank} {float(score)!r} {_word(tag)}\n"
+            for query, found in run.items()
+            for rank, (document, score) in enumerate(found, start=1)
+        ),
+    )
 
 
 def read_qrels(path: str | Path) -> Qrels:
@@ -86,8 +94,14 @@ def read_qrels(path: str | Path) -> Qrels:
 
 def write_qrels(path: str | Path, qrels: Mapping[str, Mapping[str, int]]) -> None:
     """Write judgements; a reader never sees half of them. Raises as `write_run`."""
-    _write(path, (f"{_word(query)} 0 {_word(document)} {int(grade)}\n"
-                  for query, grades in qrels.items() for document, grade in grades.items()))
+    _write(
+        path,
+        (
+            f"{_word(query)} 0 {_word(document)} {int(grade)}\n"
+            for query, grades in qrels.items()
+            for document, grade in grades.items()
+        ),
+    )
 
 
 def _write(path: str | Path, lines: Iterable[str]) -> None:

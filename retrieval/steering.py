@@ -43,9 +43,7 @@ class Steering:
 
     def differences(self, activations: Mapping[int, float]) -> dict[int, float]:
         """``z'_f - z_f`` of each edited latent, for a query with these activations."""
-        return {
-            f: activations.get(f, 0.0) * (scale - 1.0) + offset for f, (scale, offset) in self.deltas.items()
-        }
+        return {f: activations.get(f, 0.0) * (scale - 1.0) + offset for f, (scale, offset) in self.deltas.items()}
 
     def of_vector(self, x: NDArray[np.float32]) -> dict[int, float]:
         """:meth:`differences` for a dense query (D,)."""
@@ -123,18 +121,26 @@ def _check(
     generation: Generation, models: Mapping[str, DerivedModel], edit: Edit, place: str
 ) -> tuple[FieldSchema, SAEModel]:
     if not isinstance(edit, Edit) or edit.op not in _OPERATIONS:
-        raise InvalidQueryError(f"an edit's op is one of {', '.join(_OPERATIONS)}; got {getattr(edit, 'op', edit)!r:.80}", field=f"{place}.op")
+        raise InvalidQueryError(
+            f"an edit's op is one of {', '.join(_OPERATIONS)}; got {getattr(edit, 'op', edit)!r:.80}",
+            field=f"{place}.op",
+        )
     schema = sae_field(generation, edit.field, f"{place}.field")
     model = models[schema.name]
     assert isinstance(model, SAEModel)
     if isinstance(edit.feature, bool) or not isinstance(edit.feature, int) or not 0 <= edit.feature < model.dimension:
         raise UnknownFeatureError(
-            f"field {schema.name!r} has features 0 to {model.dimension - 1}; got {edit.feature!r:.80}", field=f"{place}.feature"
+            f"field {schema.name!r} has features 0 to {model.dimension - 1}; got {edit.feature!r:.80}",
+            field=f"{place}.feature",
         )
     if not math.isfinite(edit.strength) or abs(edit.strength) > MAX_STRENGTH:
-        raise InvalidQueryError(f"a strength is -{MAX_STRENGTH:g} to {MAX_STRENGTH:g}; got {edit.strength}", field=f"{place}.strength")
+        raise InvalidQueryError(
+            f"a strength is -{MAX_STRENGTH:g} to {MAX_STRENGTH:g}; got {edit.strength}", field=f"{place}.strength"
+        )
     if edit.op in ("require", "exclude", "set") and edit.strength < 0:
-        raise InvalidQueryError(f"{edit.op} takes a strength of 0 or more; got {edit.strength}", field=f"{place}.strength")
+        raise InvalidQueryError(
+            f"{edit.op} takes a strength of 0 or more; got {edit.strength}", field=f"{place}.strength"
+        )
     return schema, model
 
 

@@ -45,7 +45,9 @@ def train_collection_sae(
     if target is None:
         raise UnknownFieldError(f"collection {schema.name!r} has no field {source!r:.80}", field="source")
     if target.kind != "dense":
-        raise InvalidArgumentError(f"an SAE is trained on a dense field; {source!r:.80} is {target.kind}", field="source")
+        raise InvalidArgumentError(
+            f"an SAE is trained on a dense field; {source!r:.80} is {target.kind}", field="source"
+        )
     present = schema.field(field)
     if present is not None and present.kind != "sae":
         raise InvalidArgumentError(f"field {field!r:.80} exists and is {present.kind}", field="field")
@@ -54,10 +56,13 @@ def train_collection_sae(
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= limits[name]:
             raise InvalidArgumentError(f"{name} is 0 to {limits[name]:,}; got {value!r:.80}", field=name)
     if arguments["n_latents"] and arguments["k"] > arguments["n_latents"]:
-        raise InvalidArgumentError(f"k is at most n_latents; got {arguments['k']} and {arguments['n_latents']}", field="k")
+        raise InvalidArgumentError(
+            f"k is at most n_latents; got {arguments['k']} and {arguments['n_latents']}", field="k"
+        )
     if store.generation.passages < MIN_PASSAGES:
         raise FailedPreconditionError(
-            f"training needs at least {MIN_PASSAGES} passages; the collection has {store.generation.passages}", reason="TOO_FEW_DOCUMENTS"
+            f"training needs at least {MIN_PASSAGES} passages; the collection has {store.generation.passages}",
+            reason="TOO_FEW_DOCUMENTS",
         )
 
     def work(progress: Progress) -> Mapping[str, Any]:
@@ -66,7 +71,9 @@ def train_collection_sae(
         generation = store.generation
         vectors, texts, ids = _training_data(generation, source)
         if len(vectors) < MIN_PASSAGES:
-            raise FailedPreconditionError(f"training needs at least {MIN_PASSAGES} passages with vectors; found {len(vectors)}")
+            raise FailedPreconditionError(
+                f"training needs at least {MIN_PASSAGES} passages with vectors; found {len(vectors)}"
+            )
         config = SAEConfig(**{name: value for name, value in arguments.items() if value or name == "seed"})
 
         def stepped(done: int, total: int, *_: Any) -> None:
@@ -115,7 +122,9 @@ def install_sae(store: CollectionStore, sae: TopKSAE, spec: SAEField) -> None:
     source = schema.field(spec.source)
     if source is None or source.kind != "dense" or source.dimension != sae.d_in:
         found = "none" if source is None else f"{source.kind} of dimension {source.dimension}"
-        raise InvalidArgumentError(f"the SAE reads dense vectors of dimension {sae.d_in}; field {spec.source!r} is {found}", field="source")
+        raise InvalidArgumentError(
+            f"the SAE reads dense vectors of dimension {sae.d_in}; field {spec.source!r} is {found}", field="source"
+        )
     name = f"{spec.name}-{sae.fingerprint[:16]}"
     folder = store.folder / MODELS_FOLDER / name
     if not folder.exists():

@@ -60,8 +60,10 @@ class SparseVector:
     @classmethod
     def from_dict(cls, weights: Mapping[int, float]) -> SparseVector:
         """Vector from a ``{index: weight}`` mapping."""
-        return cls(np.fromiter(weights.keys(), np.uint32, len(weights)),
-                   np.fromiter(weights.values(), np.float32, len(weights)))
+        return cls(
+            np.fromiter(weights.keys(), np.uint32, len(weights)),
+            np.fromiter(weights.values(), np.float32, len(weights)),
+        )
 
     def to_dict(self) -> dict[int, float]:
         """The vector as ``{index: weight}``."""
@@ -440,8 +442,9 @@ class Page:
 class Feature:
     """A latent of a collection's SAE with what is known about it.
 
-    ``label`` are its most telling words, ``examples`` the ids of documents it is strongest on. ``density`` is the share of training passages it fires on; ``scale``
-    the 90 % quantile of its positive activations, the unit of steering strength.
+    ``label`` are its most telling words, ``examples`` the ids of documents it is strongest on. ``density`` is the
+    share of training passages it fires on; ``scale`` the 90 % quantile of its positive activations, the unit of
+    steering strength.
     """
 
     index: int

@@ -9,8 +9,9 @@ import pytest
 from numpy.typing import NDArray
 
 from sparsight.errors import CorruptIndexError, InvalidArgumentError, InvalidVectorError, ShapeError
-from sparsight.index import dense
-from sparsight.index.dense import DenseHits, DenseIndex, FlatIndex, HNSWIndex, build_hnsw, scores
+from sparsight.index import dense, hnsw
+from sparsight.index.dense import DenseHits, DenseIndex, FlatIndex, scores
+from sparsight.index.hnsw import HNSWIndex, build_hnsw
 
 F32 = NDArray[np.float32]
 
@@ -118,7 +119,7 @@ def test_scores_are_inner_products_whatever_the_rows(dimension: int, monkeypatch
     assert np.array_equal(scores(vectors, rows[:1], query), everything[rows[:1]])
     assert scores(vectors, [], query).shape == (0,)
     monkeypatch.setattr(dense, "_THREAD_FLOATS", 700 * dimension)  # two threads' worth
-    with dense._threads(3):
+    with dense.faiss_threads(3):
         assert np.array_equal(scores(vectors, None, query), everything)
 
 
@@ -213,7 +214,7 @@ def graph_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return nearest(self, queries, count, width, bits)  # type: ignore[arg-type]
 
     monkeypatch.setattr(HNSWIndex, "_nearest", counted)
-    monkeypatch.setattr(dense, "_GRAPH_COST", 0)
+    monkeypatch.setattr(hnsw, "_GRAPH_COST", 0)
     return calls
 
 
@@ -274,7 +275,7 @@ def test_hnsw_falls_back_when_the_graph_comes_up_short(
     cluster: tuple[F32, NDArray[np.uint8], F32], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vectors, graph, queries = cluster
-    monkeypatch.setattr(dense, "_GRAPH_COST", 0)
+    monkeypatch.setattr(hnsw, "_GRAPH_COST", 0)
     monkeypatch.setattr(HNSWIndex, "_nearest", lambda self, q, count, *_: np.full((len(q), count), -1))
     offsets = np.arange(5001, dtype=np.uint32)
     got = HNSWIndex(vectors, graph).search(queries[0], 5, passage_offsets=offsets)

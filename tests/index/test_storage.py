@@ -17,7 +17,19 @@ from sparsight.index import storage
 
 def test_no_other_module_touches_files() -> None:
     """All durable I/O of the package goes through one module, or faults could not be injected and traced."""
-    forbidden = {"open", "replace", "rename", "unlink", "write_bytes", "write_text", "rmtree", "fsync", "mmap", "mkdir", "tofile"}
+    forbidden = {
+        "open",
+        "replace",
+        "rename",
+        "unlink",
+        "write_bytes",
+        "write_text",
+        "rmtree",
+        "fsync",
+        "mmap",
+        "mkdir",
+        "tofile",
+    }
     found = []
     for path in Path(sparsight.index.__file__).parent.glob("*.py"):
         if path.name == "storage.py":
@@ -26,7 +38,11 @@ def test_no_other_module_touches_files() -> None:
             if not isinstance(node, ast.Call):
                 continue
             function = node.func
-            owner = function.value.id if isinstance(function, ast.Attribute) and isinstance(function.value, ast.Name) else ""
+            owner = (
+                function.value.id
+                if isinstance(function, ast.Attribute) and isinstance(function.value, ast.Name)
+                else ""
+            )
             name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
             if name in forbidden and owner not in ("dataclasses", "storage", "text", "excerpt") and name != "replace":
                 found.append(f"{path.name}:{node.lineno} {owner}.{name}")
@@ -50,8 +66,12 @@ def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert (tmp_path / "f").read_bytes() == b"0123456789"
 
 
-@pytest.mark.parametrize("code, kind", [(errno.ENOSPC, StorageFullError), (errno.EDQUOT, StorageFullError), (errno.EIO, StorageError)])
-def test_refusals_of_the_system_name_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, kind: type) -> None:
+@pytest.mark.parametrize(
+    "code, kind", [(errno.ENOSPC, StorageFullError), (errno.EDQUOT, StorageFullError), (errno.EIO, StorageError)]
+)
+def test_refusals_of_the_system_name_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, kind: type
+) -> None:
     def refuse(*_: object) -> int:
         raise OSError(code, os.strerror(code))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,7 +29,10 @@ def documents(count: int = 200, seed: int = 3) -> list[Document]:
                 title=f"On the {TOPICS[topic]}",
                 text=f"A study of {TOPICS[topic]} number {n} with remark{n % 7}.",
                 metadata={"year": 2000 + n % 20, "topic": TOPICS[topic], "tags": [f"t{n % 3}", f"u{n % 4}"]},
-                vectors={"terms": SparseVector.from_dict(terms), "vec": (dense / np.linalg.norm(dense)).astype(np.float32)},
+                vectors={
+                    "terms": SparseVector.from_dict(terms),
+                    "vec": (dense / np.linalg.norm(dense)).astype(np.float32),
+                },
             )
         )
     return made

@@ -23,7 +23,7 @@ from sparsight.types import SparseVector
 
 CORPUS = (
     '{"_id": "d1", "title": "One", "text": "first text"}\n'
-    '\n'
+    "\n"
     '{"_id": 2, "title": "Zwei \\u00fc", "text": "ü", "year": 1996, "metadata": {"cat": ["a", "b"], "deep": {"x": 1}}}'
 )
 
@@ -47,9 +47,11 @@ def write_beir(folder, ending="", pack=_plain):
     (folder / "qrels").mkdir()
     (folder / f"corpus.jsonl{ending}").write_bytes(pack(CORPUS.encode()))
     (folder / f"queries.jsonl{ending}").write_bytes(
-        pack(b'{"_id": "q1", "text": "one"}\n{"_id": "q2", "text": "two"}\n'))
+        pack(b'{"_id": "q1", "text": "one"}\n{"_id": "q2", "text": "two"}\n')
+    )
     (folder / f"qrels/test.tsv{ending}").write_bytes(
-        pack(b"query-id\tcorpus-id\tscore\nq1\td1\t1\nq1\t2\t0\nq2\t2\t3\n"))
+        pack(b"query-id\tcorpus-id\tscore\nq1\td1\t1\nq1\t2\t0\nq2\t2\t3\n")
+    )
     (folder / "qrels/train.tsv").write_bytes(b"q1\td1\t1\r\n")
     return folder
 
@@ -83,28 +85,34 @@ def test_documents_are_read_one_at_a_time(tmp_path):
     assert caught.value.details["line"] == "2"
 
 
-@pytest.mark.parametrize(("line", "problem"), [
-    ("[1]", "expected a JSON object, got list"),
-    ("{", "not JSON"),
-    ('{"_id": "a", "text": NaN}', "NaN is not a finite number"),
-    ('{"text": "no id"}', "needs an id"),
-    ('{"_id": "", "text": "no id"}', "needs an id"),
-    ('{"_id": true, "text": "no id"}', "needs an id"),
-    ('{"_id": "a", "text": 7}', "text: expected a string, got int"),
-    ('{"_id": "a", "title": ["x"]}', "title: expected a string, got list"),
-    ('{"_id": "a", "metadata": 3}', "metadata: expected an object, got int"),
-    ('{"_id": "a", "vectors": [1]}', "vectors: expected an object of vectors"),
-    ('{"_id": "a", "vectors": {"f": {"indices": [1, 2], "values": [1.0]}}}', "as many values as indices, got 1 and 2"),
-    ('{"_id": "a", "vectors": {"f": {"indices": [-1], "values": [1.0]}}}', 'vectors["f"].indices: expected a list'),
-    ('{"_id": "a", "vectors": {"f": {"indices": [1.5], "values": [1.0]}}}', "whole numbers"),
-    ('{"_id": "a", "vectors": {"f": {"indices": [4294967296], "values": [1.0]}}}', "whole numbers"),
-    ('{"_id": "a", "vectors": {"f": ["x"]}}', 'vectors["f"]: expected a list of numbers'),
-    ('{"_id": "a", "vectors": {"f": [[1.0]]}}', "expected a list of numbers"),
-    ('{"_id": "a", "vectors": {"f": [true]}}', "expected a list of numbers"),
-    ('{"_id": "a", "passages": [3]}', "passages: expected a list of objects"),
-    ('{"_id": "a", "vector": {"word": 1.0}}', "needs a vocabulary"),
-    ('{"_id": "a", "vector": [1.0]}', "an object of weights by term"),
-])
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("[1]", "expected a JSON object, got list"),
+        ("{", "not JSON"),
+        ('{"_id": "a", "text": NaN}', "NaN is not a finite number"),
+        ('{"text": "no id"}', "needs an id"),
+        ('{"_id": "", "text": "no id"}', "needs an id"),
+        ('{"_id": true, "text": "no id"}', "needs an id"),
+        ('{"_id": "a", "text": 7}', "text: expected a string, got int"),
+        ('{"_id": "a", "title": ["x"]}', "title: expected a string, got list"),
+        ('{"_id": "a", "metadata": 3}', "metadata: expected an object, got int"),
+        ('{"_id": "a", "vectors": [1]}', "vectors: expected an object of vectors"),
+        (
+            '{"_id": "a", "vectors": {"f": {"indices": [1, 2], "values": [1.0]}}}',
+            "as many values as indices, got 1 and 2",
+        ),
+        ('{"_id": "a", "vectors": {"f": {"indices": [-1], "values": [1.0]}}}', 'vectors["f"].indices: expected a list'),
+        ('{"_id": "a", "vectors": {"f": {"indices": [1.5], "values": [1.0]}}}', "whole numbers"),
+        ('{"_id": "a", "vectors": {"f": {"indices": [4294967296], "values": [1.0]}}}', "whole numbers"),
+        ('{"_id": "a", "vectors": {"f": ["x"]}}', 'vectors["f"]: expected a list of numbers'),
+        ('{"_id": "a", "vectors": {"f": [[1.0]]}}', "expected a list of numbers"),
+        ('{"_id": "a", "vectors": {"f": [true]}}', "expected a list of numbers"),
+        ('{"_id": "a", "passages": [3]}', "passages: expected a list of objects"),
+        ('{"_id": "a", "vector": {"word": 1.0}}', "needs a vocabulary"),
+        ('{"_id": "a", "vector": [1.0]}', "an object of weights by term"),
+    ],
+)
 def test_bad_lines_are_named(tmp_path, line, problem):
     path = tmp_path / "docs.jsonl"
     path.write_text(f'{{"_id": "ok", "text": "x"}}\n\n{line}\n')
@@ -114,12 +122,15 @@ def test_bad_lines_are_named(tmp_path, line, problem):
     assert problem in str(caught.value)
 
 
-@pytest.mark.parametrize(("name", "text", "problem"), [
-    ("queries.jsonl", '{"_id": "q"}', 'a query needs "_id" and "text"'),
-    ("queries.jsonl", '{"_id": "q", "text": "a"}\n{"_id": "q", "text": "b"}', "line 2: query 'q' came before"),
-    ("qrels/test.tsv", "q d 1", "between tabs"),
-    ("qrels/test.tsv", "q\td\tx", "a whole number as grade, got 'x'"),
-])
+@pytest.mark.parametrize(
+    ("name", "text", "problem"),
+    [
+        ("queries.jsonl", '{"_id": "q"}', 'a query needs "_id" and "text"'),
+        ("queries.jsonl", '{"_id": "q", "text": "a"}\n{"_id": "q", "text": "b"}', "line 2: query 'q' came before"),
+        ("qrels/test.tsv", "q d 1", "between tabs"),
+        ("qrels/test.tsv", "q\td\tx", "a whole number as grade, got 'x'"),
+    ],
+)
 def test_bad_queries_and_judgements_are_named(tmp_path, name, text, problem):
     dataset = BeirFolder(write_beir(tmp_path))
     (tmp_path / name).write_text(text)
@@ -196,9 +207,13 @@ def test_an_empty_file_has_no_documents(tmp_path):
 
 
 def test_vectors_by_field():
-    document = document_from_json({
-        "id": "a", "contents": "words",
-        "vectors": {"splade": {"indices": [5, 1], "values": [0.5, 2]}, "dense": [1, 0.25], "none": []}})
+    document = document_from_json(
+        {
+            "id": "a",
+            "contents": "words",
+            "vectors": {"splade": {"indices": [5, 1], "values": [0.5, 2]}, "dense": [1, 0.25], "none": []},
+        }
+    )
     assert document.text == "words"
     assert isinstance(document.vectors["splade"], SparseVector)
     assert document.vectors["splade"].to_dict() == {5: 0.5, 1: 2.0}
@@ -208,8 +223,12 @@ def test_vectors_by_field():
 
 
 def test_passages_with_vectors():
-    document = document_from_json({"_id": "a", "passages": [
-        {"text": "one", "vectors": {"s": {"indices": [1], "values": [1.0]}}}, {"text": "two"}]})
+    document = document_from_json(
+        {
+            "_id": "a",
+            "passages": [{"text": "one", "vectors": {"s": {"indices": [1], "values": [1.0]}}}, {"text": "two"}],
+        }
+    )
     assert [passage.text for passage in document.passages] == ["one", "two"]
     assert document.passages[0].vectors["s"].to_dict() == {1: 1.0}
     assert document.passages[1].vectors == {}
@@ -237,20 +256,25 @@ def test_parquet(tmp_path):
     import pyarrow.parquet as pq
 
     path = tmp_path / "docs.parquet"
-    pq.write_table(pa.table({
-        "id": [1, 2],
-        "title": ["One", None],
-        "text": ["first", "second"],
-        "metadata": ['{"year": 1996}', None],
-        "day": [datetime.date(2020, 1, 2), None],
-        "tags": [["a", "b"], []],
-        "indices": [[3, 1], []],
-        "values": pa.array([[1.0, 0.5], []], pa.list_(pa.float32())),
-        "terms_indices": pa.array([[7], None], pa.list_(pa.uint32())),
-        "terms_values": pa.array([[1.0], None], pa.list_(pa.float32())),
-        "vector": pa.array([[0.5, 0.5], [1, 0]], pa.list_(pa.float32(), 2)),
-        "other_vector": pa.array([[1.0], [2.0]], pa.list_(pa.float32())),
-    }), path)
+    pq.write_table(
+        pa.table(
+            {
+                "id": [1, 2],
+                "title": ["One", None],
+                "text": ["first", "second"],
+                "metadata": ['{"year": 1996}', None],
+                "day": [datetime.date(2020, 1, 2), None],
+                "tags": [["a", "b"], []],
+                "indices": [[3, 1], []],
+                "values": pa.array([[1.0, 0.5], []], pa.list_(pa.float32())),
+                "terms_indices": pa.array([[7], None], pa.list_(pa.uint32())),
+                "terms_values": pa.array([[1.0], None], pa.list_(pa.float32())),
+                "vector": pa.array([[0.5, 0.5], [1, 0]], pa.list_(pa.float32(), 2)),
+                "other_vector": pa.array([[1.0], [2.0]], pa.list_(pa.float32())),
+            }
+        ),
+        path,
+    )
     first, second = read_documents(path, vector_field="impacts")
     assert (first.id, first.title, first.text) == ("1", "One", "first")
     assert first.metadata == {"year": 1996, "day": "2020-01-02", "tags": ["a", "b"]}
@@ -297,8 +321,12 @@ def test_ir_datasets_by_name(monkeypatch):
     query = SimpleNamespace(query_id="q1", default_text=lambda: "one")
     judged = SimpleNamespace(query_id="q1", doc_id="d1", relevance=2)
     loaded = SimpleNamespace(
-        docs_iter=lambda: iter([record("d1", "T", "words", 1999, object())]), docs_count=lambda: 1,
-        queries_iter=lambda: iter([query]), qrels_iter=lambda: iter([judged]), has_qrels=lambda: True)
+        docs_iter=lambda: iter([record("d1", "T", "words", 1999, object())]),
+        docs_count=lambda: 1,
+        queries_iter=lambda: iter([query]),
+        qrels_iter=lambda: iter([judged]),
+        has_qrels=lambda: True,
+    )
     package = ModuleType("ir_datasets")
     package.load = {"known": loaded}.__getitem__
     monkeypatch.setitem(sys.modules, "ir_datasets", package)

@@ -34,13 +34,16 @@ def test_an_empty_run_is_zero():
     assert evaluate({}, QRELS).mean == {"nDCG@10": 0.0, "R@100": 0.0, "RR@10": 0.0}
 
 
-@pytest.mark.parametrize(("run", "qrels", "measures", "problem"), [
-    (RUN, {}, ["AP"], "no judgements"),
-    (RUN, QRELS, ["nonsense"], "unknown measure 'nonsense'"),
-    (RUN, QRELS, ["a b"], "unknown measure"),
-    ({"a": [("d1", 1.0), ("d1", 0.5)]}, QRELS, ["AP"], "unique"),
-    ({"a": [("d1", math.nan)]}, QRELS, ["AP"], "finite"),
-])
+@pytest.mark.parametrize(
+    ("run", "qrels", "measures", "problem"),
+    [
+        (RUN, {}, ["AP"], "no judgements"),
+        (RUN, QRELS, ["nonsense"], "unknown measure 'nonsense'"),
+        (RUN, QRELS, ["a b"], "unknown measure"),
+        ({"a": [("d1", 1.0), ("d1", 0.5)]}, QRELS, ["AP"], "unique"),
+        ({"a": [("d1", math.nan)]}, QRELS, ["AP"], "finite"),
+    ],
+)
 def test_bad_input_is_refused(run, qrels, measures, problem):
     with pytest.raises(InvalidArgumentError, match=problem):
         evaluate(run, qrels, measures)
@@ -55,8 +58,13 @@ def test_comparison_by_enumeration():
     found = compare(_evaluation(a), _evaluation(b))
     differences = [y - x for x, y in zip(a, b, strict=True)]
     observed = sum(differences) / 8
-    exact = sum(abs(sum(s * d for s, d in zip(signs, differences, strict=True)) / 8) >= observed - 1e-12
-                for signs in itertools.product([-1, 1], repeat=8)) / 2**8
+    exact = (
+        sum(
+            abs(sum(s * d for s, d in zip(signs, differences, strict=True)) / 8) >= observed - 1e-12
+            for signs in itertools.product([-1, 1], repeat=8)
+        )
+        / 2**8
+    )
     assert found.p_value == pytest.approx(exact, abs=0.01)
     assert found.difference == pytest.approx(observed)
     assert (found.wins, found.losses, found.ties) == (6, 1, 1)

@@ -23,16 +23,19 @@ def test_minmax_of_one_column():
     assert minmax([1.0, 5.0, 2.0]).tolist() == [0.0, 1.0, 0.25]
 
 
-@pytest.mark.parametrize(("column", "expected"), [
-    ([7.0, 7.0], [1.0, 1.0]),             # all equally good
-    ([7.0], [1.0]),
-    ([0.0, 0.0], [0.0, 0.0]),             # nothing matched
-    ([-2.0, -2.0], [0.0, 0.0]),
-    ([7.0, NAN], [1.0, 0.0]),             # a value beats none
-    ([NAN, NAN], [0.0, 0.0]),
-    ([NAN, 1.0, 3.0], [0.0, 0.0, 1.0]),
-    ([], []),
-])
+@pytest.mark.parametrize(
+    ("column", "expected"),
+    [
+        ([7.0, 7.0], [1.0, 1.0]),  # all equally good
+        ([7.0], [1.0]),
+        ([0.0, 0.0], [0.0, 0.0]),  # nothing matched
+        ([-2.0, -2.0], [0.0, 0.0]),
+        ([7.0, NAN], [1.0, 0.0]),  # a value beats none
+        ([NAN, NAN], [0.0, 0.0]),
+        ([NAN, 1.0, 3.0], [0.0, 0.0, 1.0]),
+        ([], []),
+    ],
+)
 def test_minmax_edges(column, expected):
     assert minmax(column).tolist() == expected
 
@@ -66,26 +69,32 @@ def test_no_candidates():
         assert shares.shape == (0, 2)
 
 
-@pytest.mark.parametrize("call", [
-    lambda: convex([1.0, 2.0], [1.0]),
-    lambda: convex([[1.0, 2.0]], [1.0]),
-    lambda: rrf([[1, 2, 3]], [1.0, 1.0]),
-    lambda: minmax(np.zeros((1, 1, 1))),
-])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: convex([1.0, 2.0], [1.0]),
+        lambda: convex([[1.0, 2.0]], [1.0]),
+        lambda: rrf([[1, 2, 3]], [1.0, 1.0]),
+        lambda: minmax(np.zeros((1, 1, 1))),
+    ],
+)
 def test_shapes_are_checked(call):
     with pytest.raises(ShapeError):
         call()
 
 
-@pytest.mark.parametrize("call", [
-    lambda: convex([[1.0, math.inf]], [1.0, 1.0]),
-    lambda: convex([[1.0, 2.0]], [1.0, -1.0]),
-    lambda: convex([[1.0, 2.0]], [NAN, 1.0]),
-    lambda: convex([[1.0, 2.0]], [0.0, 0.0]),
-    lambda: rrf([[-1]], [1.0]),
-    lambda: rrf([[1]], [math.inf]),
-    lambda: rrf([[1]], [1.0], rank_constant=0),
-])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: convex([[1.0, math.inf]], [1.0, 1.0]),
+        lambda: convex([[1.0, 2.0]], [1.0, -1.0]),
+        lambda: convex([[1.0, 2.0]], [NAN, 1.0]),
+        lambda: convex([[1.0, 2.0]], [0.0, 0.0]),
+        lambda: rrf([[-1]], [1.0]),
+        lambda: rrf([[1]], [math.inf]),
+        lambda: rrf([[1]], [1.0], rank_constant=0),
+    ],
+)
 def test_bad_values_are_refused(call):
     with pytest.raises(InvalidQueryError):
         call()
@@ -97,14 +106,20 @@ def test_a_bad_weight_is_named():
     assert caught.value.field == "retrievers[1].weight"
 
 
-SCORES = hnp.arrays(np.float32, st.tuples(st.integers(1, 30), st.integers(1, 5)),
-                    elements=st.one_of(st.floats(-1e6, 1e6, width=32), st.just(NAN)))
+SCORES = hnp.arrays(
+    np.float32,
+    st.tuples(st.integers(1, 30), st.integers(1, 5)),
+    elements=st.one_of(st.floats(-1e6, 1e6, width=32), st.just(NAN)),
+)
 
 
 @given(SCORES, st.data())
 def test_shares_add_up_bit_for_bit_and_stay_in_range(scores, data):
-    weights = data.draw(st.lists(st.floats(0.0, 10.0), min_size=scores.shape[1], max_size=scores.shape[1])
-                        .filter(lambda drawn: sum(drawn) > 0))
+    weights = data.draw(
+        st.lists(st.floats(0.0, 10.0), min_size=scores.shape[1], max_size=scores.shape[1]).filter(
+            lambda drawn: sum(drawn) > 0
+        )
+    )
     total, shares = convex(scores, weights)
     assert [sum(row) for row in shares.tolist()] == total.tolist()
     assert (shares >= 0).all()

@@ -19,8 +19,18 @@ def test_the_line_of_a_run(tmp_path):
     assert [entry.name for entry in path.parent.iterdir()] == ["bm25.trec"]
 
 
-@given(st.dictionaries(WORDS, st.lists(st.tuples(WORDS, st.floats(allow_nan=False, allow_infinity=False)), min_size=1,
-                                       max_size=5, unique_by=lambda entry: entry[0]), max_size=4))
+@given(
+    st.dictionaries(
+        WORDS,
+        st.lists(
+            st.tuples(WORDS, st.floats(allow_nan=False, allow_infinity=False)),
+            min_size=1,
+            max_size=5,
+            unique_by=lambda entry: entry[0],
+        ),
+        max_size=4,
+    )
+)
 def test_runs_round_trip(tmp_path_factory, run):
     path = tmp_path_factory.mktemp("run") / "run.trec"
     write_run(path, run)
@@ -45,12 +55,15 @@ def test_qrels_round_trip(tmp_path):
     assert read_qrels(tmp_path / "qrels") == qrels
 
 
-@pytest.mark.parametrize(("text", "problem"), [
-    ("q Q0 d 1 1.0", "line 1: expected 6 parts"),
-    ("q Q0 d one 1.0 t", "expected numbers"),
-    ("q Q0 d 1 nan t", "finite"),
-    ("q Q0 d 1 2.0 t\nq Q0 d 2 1.0 t", "line 2: query 'q' lists document 'd' twice"),
-])
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("q Q0 d 1 1.0", "line 1: expected 6 parts"),
+        ("q Q0 d one 1.0 t", "expected numbers"),
+        ("q Q0 d 1 nan t", "finite"),
+        ("q Q0 d 1 2.0 t\nq Q0 d 2 1.0 t", "line 2: query 'q' lists document 'd' twice"),
+    ],
+)
 def test_bad_runs_are_named(tmp_path, text, problem):
     (tmp_path / "run").write_text(text)
     with pytest.raises(InvalidArgumentError) as caught:

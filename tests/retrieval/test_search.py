@@ -23,7 +23,9 @@ def test_sparse_scores_are_the_dot_product_to_8_bits(things: Collection) -> None
     stored = _all_sparse(things)
     truth = {id: sum(weights.get(t, 0.0) * w for t, w in v.items()) for id, v in stored.items()}
     result = things.search(Query(retrievers=[Retriever("terms", sparse=SPARSE)], k=200))
-    assert set(result.ids) == {id for id, score in truth.items() if score > 0.05} | {h.id for h in result if h.score < 0.1}
+    assert set(result.ids) == {id for id, score in truth.items() if score > 0.05} | {
+        h.id for h in result if h.score < 0.1
+    }
     bound = sum(abs(w) for w in weights.values()) * 4 / 510 + 1e-3  # half an impact level of each term
     assert all(abs(hit.score - truth[hit.id]) < bound for hit in result)
     assert [h.rank for h in result] == list(range(1, len(result) + 1))
@@ -50,7 +52,12 @@ def test_text_finds_by_bm25_and_is_the_default(things: Collection) -> None:
 def test_shares_sum_to_the_score(things: Collection, dense_of: np.ndarray, fusion: Fusion) -> None:
     query = Query(
         "neuron remark2",
-        retrievers=[Retriever("terms", sparse=SPARSE, weight=2), "bm25", Retriever("vec", dense=dense_of), Retriever("sae", dense=dense_of)],
+        retrievers=[
+            Retriever("terms", sparse=SPARSE, weight=2),
+            "bm25",
+            Retriever("vec", dense=dense_of),
+            Retriever("sae", dense=dense_of),
+        ],
         fusion=fusion,
         explain=True,
         k=20,
@@ -64,7 +71,9 @@ def test_shares_sum_to_the_score(things: Collection, dense_of: np.ndarray, fusio
         assert sum(p.share for p in parts) == pytest.approx(hit.score, abs=1e-12)
         for part in parts:
             assert sum(c.score for c in part.contributions) + part.rest == pytest.approx(part.score, abs=1e-9)
-            assert all(c.score == pytest.approx(c.query_weight * c.document_weight, rel=1e-9) for c in part.contributions)
+            assert all(
+                c.score == pytest.approx(c.query_weight * c.document_weight, rel=1e-9) for c in part.contributions
+            )
 
 
 def test_every_candidate_is_scored_in_every_field(things: Collection, dense_of: np.ndarray) -> None:
@@ -81,10 +90,14 @@ def test_every_candidate_is_scored_in_every_field(things: Collection, dense_of: 
 
 
 def test_filters_restrict_every_retriever(things: Collection, dense_of: np.ndarray) -> None:
-    query = Query("galaxy", retrievers=["bm25", Retriever("vec", dense=dense_of)], filter='year >= 2010 and tags = "t1"', k=100)
+    query = Query(
+        "galaxy", retrievers=["bm25", Retriever("vec", dense=dense_of)], filter='year >= 2010 and tags = "t1"', k=100
+    )
     result = things.search(query)
     assert result.hits and all(h.metadata["year"] >= 2010 and "t1" in h.metadata["tags"] for h in result)
-    assert {h.id for h in result} <= {d.id for d in things.scroll('year >= 2010 and tags = "t1"', page_size=1000).documents}
+    assert {h.id for h in result} <= {
+        d.id for d in things.scroll('year >= 2010 and tags = "t1"', page_size=1000).documents
+    }
 
 
 def test_a_batch_gives_what_single_searches_give(things: Collection, dense_of: np.ndarray) -> None:

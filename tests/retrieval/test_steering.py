@@ -41,9 +41,15 @@ def _numbers(result: SearchResult) -> list[tuple[str, float]]:
 
 
 @pytest.mark.parametrize("field", ["vec", "sae"])
-def test_no_edit_and_strength_0_change_nothing_bit_for_bit(things: Collection, dense_of: np.ndarray, field: str) -> None:
+def test_no_edit_and_strength_0_change_nothing_bit_for_bit(
+    things: Collection, dense_of: np.ndarray, field: str
+) -> None:
     plain = _numbers(things.search(_query(dense_of, field=field)))
-    for edits in ([Edit(3, "boost", 0.0)], [Edit(3, "suppress", 0.0)], [Edit(3, "boost", 1.5), Edit(3, "suppress", 1.5)]):
+    for edits in (
+        [Edit(3, "boost", 0.0)],
+        [Edit(3, "suppress", 0.0)],
+        [Edit(3, "boost", 1.5), Edit(3, "suppress", 1.5)],
+    ):
         assert _numbers(things.search(_query(dense_of, *edits, field=field))) == plain
 
 
@@ -71,7 +77,7 @@ def test_the_dense_edit_is_the_documented_difference(things: Collection, dense_o
     vectors = {id: np.asarray(things.get(id, include=["vectors"]).vectors["vec"], np.float64) for id in common}
     matrix = np.stack([vectors[id] for id in common])
     moved = np.array([steered[id] - plain[id] for id in common])
-    direction, residual, *_ = np.linalg.lstsq(matrix, moved, rcond=None)
+    direction, *_ = np.linalg.lstsq(matrix, moved, rcond=None)
     assert np.allclose(matrix @ direction, moved, atol=1e-5)
     if len(common) >= 16:
         assert np.linalg.norm(direction) == pytest.approx(2.0 * feature.scale, rel=1e-2)
@@ -79,10 +85,16 @@ def test_the_dense_edit_is_the_documented_difference(things: Collection, dense_o
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.5, 1.0])
-def test_require_and_exclude_split_the_collection_exactly(things: Collection, dense_of: np.ndarray, strength: float) -> None:
+def test_require_and_exclude_split_the_collection_exactly(
+    things: Collection, dense_of: np.ndarray, strength: float
+) -> None:
     feature = _feature_for(things, "neuron")
-    wanted = things.search(Query(retrievers=[Retriever("vec", dense=dense_of)], edits=[Edit(feature, "require", strength)], k=1000))
-    rest = things.search(Query(retrievers=[Retriever("vec", dense=dense_of)], edits=[Edit(feature, "exclude", strength)], k=1000))
+    wanted = things.search(
+        Query(retrievers=[Retriever("vec", dense=dense_of)], edits=[Edit(feature, "require", strength)], k=1000)
+    )
+    rest = things.search(
+        Query(retrievers=[Retriever("vec", dense=dense_of)], edits=[Edit(feature, "exclude", strength)], k=1000)
+    )
     assert set(wanted.ids) | set(rest.ids) == {d.id for d in things.scroll(page_size=1000).documents}
     assert not set(wanted.ids) & set(rest.ids)
     assert wanted.hits and rest.hits
@@ -130,7 +142,9 @@ def test_set_0_removes_a_feature_of_the_query(things: Collection, dense_of: np.n
     plain = things.search(_query(dense_of))
     ablated = things.search(_query(dense_of, Edit(feature, "set", 0.0)))
     assert _numbers(ablated) != _numbers(plain)
-    assert _numbers(things.search(_query(dense_of, Edit(feature, "boost", 5.0), Edit(feature, "set", 0.0)))) == _numbers(ablated)
+    assert _numbers(
+        things.search(_query(dense_of, Edit(feature, "boost", 5.0), Edit(feature, "set", 0.0)))
+    ) == _numbers(ablated)
 
 
 def test_edits_without_a_retriever_to_move_warn(things: Collection) -> None:
@@ -150,7 +164,9 @@ def test_edits_without_a_retriever_to_move_warn(things: Collection) -> None:
         (Edit(1, field="bm25"), InvalidQueryError, "edits[0].field"),
     ],
 )
-def test_bad_edits_name_the_field(things: Collection, dense_of: np.ndarray, edit: Edit, error: type, field: str) -> None:
+def test_bad_edits_name_the_field(
+    things: Collection, dense_of: np.ndarray, edit: Edit, error: type, field: str
+) -> None:
     with pytest.raises(error) as caught:
         things.search(_query(dense_of, edit))
     assert caught.value.field == field  # type: ignore[attr-defined]
