@@ -142,6 +142,7 @@ def load_model(settings: Settings) -> nn.Module:
               if not ("pooler." in name and settings.kind == "dense") and not bool(torch.isfinite(tensor).all())]
     if broken:
         raise CheckpointError(f"weights in {settings.weights} are not finite: {broken[:5]}", folder=settings.weights)
+    _check_loaded(model, settings.weights)
     return model.eval().requires_grad_(False)
 
 
@@ -178,6 +179,24 @@ def load_tokenizer(settings: Settings) -> Tokenizer:
         raise CheckpointError(f"the tokenizer in {settings.weights} knows {tokenizer.get_vocab_size()} word pieces, "
                               f"the model {terms}", folder=settings.weights)
     return tokenizer
+
+
+def _check_loaded(model: nn.Module, folder: Path) -> None:
+    """Compare the model with the files: a head tied to the wrong matrix, say, would go unnoticed otherwise."""
+    import torch
+    from safetensors import safe_open
+
+    state = model.state_dict()
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            for stored in file.keys():  # noqa: SIM118 - it is no mapping
+                # BERT's first checkpoints call the scale and shift of their LayerNorms gamma and beta.
+                name = stored.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+                loaded = state.get(name, state.get(name.removeprefix(prefix)))
+                if loaded is not None and not torch.equal(loaded, file.get_tensor(stored).to(loaded.dtype)):
+                    raise CheckpointError(f"{stored} was not loaded as {path} holds it; is tie_word_embeddings in "
+                                          "config.json right?", reason="WEIGHTS_DO_NOT_FIT", folder=folder, name=stored)
 
 
 def _kind_of(folder: Path, modules: Mapping[str, Path], config: Mapping[str, Any]) -> Kind:

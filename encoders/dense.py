@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,8 @@ class DenseEncoder(TransformerEncoder):
     def __init__(self, settings: Settings, *, name: str = "", device: str = "cpu", fingerprint: str = "") -> None:
         super().__init__(settings, name=name, device=device, fingerprint=fingerprint)
         self._model.to(device)
-        self.dimension = int(self._model.config.hidden_size)
+        config: Any = self._model.config
+        self.dimension = int(config.hidden_size)
 
     def encode(self, texts: Sequence[str], *, mode: Mode = "document", max_tokens: int = 0,
                progress: Progress | None = None) -> NDArray[np.float32]:

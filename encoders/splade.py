@@ -11,7 +11,7 @@ With splade-tiny on SciFact (256 and 64 word pieces) this gives nDCG@10 0.6436. 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -181,7 +181,8 @@ def _take_decoder(model: nn.Module, settings: Settings) -> nn.Linear:
     """
     import torch
 
-    decoder = model.get_output_embeddings()
+    masked_lm: Any = model
+    decoder = masked_lm.get_output_embeddings()
     if not isinstance(decoder, torch.nn.Linear):
         raise CheckpointError(f"the head of {type(model).__name__} does not end in a linear layer",
                               folder=settings.folder)

@@ -1,0 +1,537 @@
+"""Both clients' calls without their sending: requests made from arguments, results made from responses.
+
+Every method is a generator that yields :class:`Rpc` s, is sent their responses (or thrown their errors) and returns the
+method's result. The clients only drive them, one with blocking calls, one with ``await``; what a call means stands here
+once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+import time
+import uuid
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+import numpy as np
+from google.longrunning import operations_proto_pb2 as longrunning_pb2
+from google.protobuf import empty_pb2
+from google.protobuf.message import Message
+from numpy.typing import NDArray
+
+from sparsight.errors import (
+    DeadlineError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    InvalidQueryError,
+    SparsightError,
+)
+from sparsight.service.convert import enum_to_proto, integer, sparse_from_proto, text
+from sparsight.service.convert_collections import (
+    ANY_FIELD,
+    collection_resource,
+    feature_from_proto,
+    field_to_proto,
+    info_from_proto,
+    operation_from_proto,
+    passages_to_proto,
+)
+from sparsight.service.convert_documents import (
+    document_from_proto,
+    document_to_proto,
+    include_to_proto,
+    page_from_proto,
+    write_from_proto,
+)
+from sparsight.service.convert_search import query_to_proto, result_from_proto
+from sparsight.service.limits import MAX_MESSAGE_BYTES, PART_BYTES
+from sparsight.types import (
+    CollectionInfo,
+    Document,
+    Feature,
+    FeaturePage,
+    Field,
+    Operation,
+    Page,
+    PassageSpec,
+    Query,
+    SearchResult,
+    SparseVector,
+    VerifyReport,
+    WriteResult,
+)
+from sparsight.v1 import collections_pb2, documents_pb2, encoding_pb2, features_pb2, search_pb2
+
+SEARCH_SECONDS = 10.0
+"""Default deadline of what a person waits for: searches, reads, descriptions."""
+
+BATCH_SECONDS = 120.0
+"""Default deadline of writes, batches, encoding and maintenance."""
+
+VERIFY_SECONDS = 3600.0
+"""Default deadline of verifying, which reads all of a collection."""
+
+WAIT_SECONDS = 20.0
+"""How long one request waits for an operation; as many follow as are needed."""
+
+_PART_DOCUMENTS = 10_000
+_PART_IDS = 1_000
+_PART_QUERIES = 1_024
+_ROOM_BYTES = 64 * 1024  # for what stands in a request beside its documents
+_MODES = {"document": encoding_pb2.ENCODE_MODE_DOCUMENT, "query": encoding_pb2.ENCODE_MODE_QUERY}
+_DOCUMENT_KEYS = {item.name for item in dataclasses.fields(Document)}
+
+T = TypeVar("T")
+
+
+class Rpc(NamedTuple):
+    """One request on its way: the method's full name, the messages, and the default deadline in seconds."""
+
+    method: str
+    request: Message
+    response: type[Message]
+    seconds: float = SEARCH_SECONDS
+
+
+Steps: TypeAlias = Generator[Rpc, Any, T]
+
+
+def _rpc(service: str, method: str, request: Message, response: type[Message], seconds: float = SEARCH_SECONDS) -> Rpc:
+    return Rpc(f"sparsight.v1.{service}/{method}", request, response, seconds)
+
+
+# --- collections ------------------------------------------------------------------------------------------
+
+
+def create_collection(name: str, fields: Sequence[Field] | None, passages: PassageSpec, exist_ok: bool) -> Steps[str]:
+    """The name of the new collection."""
+    if fields is not None and not fields:
+        raise InvalidArgumentError("a collection has 1 to 32 fields; got 0", field="fields")
+    collection = collections_pb2.Collection(
+        fields=[field_to_proto(field, f"fields[{position}]") for position, field in enumerate(fields or ())],
+        passages=passages_to_proto(passages),
+    )
+    request = collections_pb2.CreateCollectionRequest(
+        collection_id=text(name, "name"), collection=collection, exist_ok=bool(exist_ok)
+    )
+    response = collections_pb2.CreateCollectionResponse
+    # Longer than other descriptions: a field's encoder may have to be fetched and loaded first.
+    made = yield _rpc("CollectionService", "CreateCollection", request, response, BATCH_SECONDS)
+    return info_from_proto(made.collection).name
+
+
+def info(name: str) -> Steps[CollectionInfo]:
+    request = collections_pb2.GetCollectionRequest(name=collection_resource(name))
+    answer = yield _rpc("CollectionService", "GetCollection", request, collections_pb2.GetCollectionResponse)
+    return info_from_proto(answer.collection)
+
+
+def list_collections() -> Steps[list[CollectionInfo]]:
+    found: list[CollectionInfo] = []
+    token = ""
+    while True:
+        request = collections_pb2.ListCollectionsRequest(page_size=1000, page_token=token)
+        page = yield _rpc("CollectionService", "ListCollections", request, collections_pb2.ListCollectionsResponse)
+        found.extend(map(info_from_proto, page.collections))
+        if not (token := page.next_page_token):
+            return found
+
+
+def drop_collection(name: str) -> Steps[None]:
+    request = collections_pb2.DeleteCollectionRequest(name=collection_resource(name))
+    yield _rpc(
+        "CollectionService", "DeleteCollection", request, collections_pb2.DeleteCollectionResponse, BATCH_SECONDS
+    )
+
+
+def flush(collection: str) -> Steps[None]:
+    request = collections_pb2.FlushCollectionRequest(name=collection_resource(collection))
+    yield _rpc("CollectionService", "FlushCollection", request, collections_pb2.FlushCollectionResponse, BATCH_SECONDS)
+
+
+def verify(collection: str) -> Steps[VerifyReport]:
+    request = collections_pb2.VerifyCollectionRequest(name=collection_resource(collection))
+    answer = yield _rpc(
+        "CollectionService", "VerifyCollection", request, collections_pb2.VerifyCollectionResponse, VERIFY_SECONDS
+    )
+    return VerifyReport(answer.document_count, answer.segment_count, answer.byte_count, tuple(answer.faults))
+
+
+def compact(collection: str, wait: bool) -> Steps[Operation]:
+    request = collections_pb2.CompactCollectionRequest(name=collection_resource(collection))
+    started = yield _rpc("CollectionService", "CompactCollection", request, longrunning_pb2.Operation)
+    operation = operation_from_proto(started)
+    return (yield from _finish(operation)) if wait else operation
+
+
+# --- documents --------------------------------------------------------------------------------------------
+
+
+def upsert(collection: str, documents: Iterable[Document | Mapping[str, Any]], request_id: str) -> Steps[WriteResult]:
+    """Write documents in parts of at most 8 MiB, each atomic by itself and each with a request id of its own."""
+    parent, base = collection_resource(collection, "collection"), _request_id(request_id)
+    total = WriteResult()
+    for number, (start, messages) in enumerate(_document_parts(documents)):
+        request = documents_pb2.UpsertDocumentsRequest(
+            parent=parent, documents=messages, request_id=_part_id(base, number)
+        )
+        try:
+            answer = yield _rpc(
+                "DocumentService", "UpsertDocuments", request, documents_pb2.UpsertDocumentsResponse, BATCH_SECONDS
+            )
+        except SparsightError as error:
+            if total.upserted:
+                error.details["documents_written"] = str(total.upserted)
+            raise _moved(error, "documents", start) from None
+        total = _sum(total, write_from_proto(answer.summary))
+    return total
+
+
+def delete(collection: str, ids: Iterable[str], filter: str, request_id: str) -> Steps[WriteResult]:
+    if isinstance(ids, str):
+        raise InvalidArgumentError("expected ids, got one string", field="ids")
+    request = documents_pb2.DeleteDocumentsRequest(
+        parent=collection_resource(collection, "collection"),
+        ids=[text(id, f"ids[{position}]") for position, id in enumerate(ids)],
+        filter=text(filter, "filter"),
+        request_id=_request_id(request_id),
+    )
+    answer = yield _rpc(
+        "DocumentService", "DeleteDocuments", request, documents_pb2.DeleteDocumentsResponse, BATCH_SECONDS
+    )
+    return write_from_proto(answer.summary)
+
+
+def get(collection: str, id: str, include: Sequence[str]) -> Steps[Document]:
+    request = documents_pb2.GetDocumentRequest(
+        parent=collection_resource(collection, "collection"), id=text(id, "id"), include=include_to_proto(include)
+    )
+    answer = yield _rpc("DocumentService", "GetDocument", request, documents_pb2.GetDocumentResponse)
+    return document_from_proto(answer.document)
+
+
+def get_many(collection: str, ids: Sequence[str], include: Sequence[str]) -> Steps[list[Document]]:
+    if isinstance(ids, str):
+        raise InvalidArgumentError("expected ids, got one string", field="ids")
+    parent, mask = collection_resource(collection, "collection"), include_to_proto(include)
+    wanted = [text(id, f"ids[{position}]") for position, id in enumerate(ids)]
+
+    def rpc(part: Sequence[str]) -> Rpc:
+        request = documents_pb2.BatchGetDocumentsRequest(parent=parent, ids=part, include=mask)
+        return _rpc("DocumentService", "BatchGetDocuments", request, documents_pb2.BatchGetDocumentsResponse)
+
+    answers = yield from _in_parts("ids", wanted, lambda id: 4 * len(id), _PART_IDS, rpc)
+    return [document_from_proto(item) for answer in answers for item in answer.documents]
+
+
+def count(collection: str, filter: str) -> Steps[int]:
+    request = documents_pb2.CountDocumentsRequest(
+        parent=collection_resource(collection, "collection"), filter=text(filter, "filter")
+    )
+    answer = yield _rpc("DocumentService", "CountDocuments", request, documents_pb2.CountDocumentsResponse)
+    return int(answer.count)
+
+
+def scroll(collection: str, filter: str, page_size: int, page_token: str, include: Sequence[str]) -> Steps[Page]:
+    request = documents_pb2.ListDocumentsRequest(
+        parent=collection_resource(collection, "collection"),
+        filter=text(filter, "filter"),
+        page_size=integer(page_size, "page_size", bits=32),
+        page_token=text(page_token, "page_token"),
+        include=include_to_proto(include),
+    )
+    return page_from_proto(
+        (yield _rpc("DocumentService", "ListDocuments", request, documents_pb2.ListDocumentsResponse))
+    )
+
+
+def as_document(item: Document | Mapping[str, Any], path: str) -> Document:
+    """A document, or the document that a mapping of its parts describes."""
+    if isinstance(item, Mapping):
+        unknown = sorted(map(str, set(item) - _DOCUMENT_KEYS))
+        if unknown or "id" not in item:
+            keys = ", ".join(sorted(_DOCUMENT_KEYS - {"version"}))
+            what = f"unknown key {unknown[0]!r:.80}" if unknown else "no id"
+            raise InvalidArgumentError(f"a document has the keys {keys}; got {what}", field=path)
+        return Document(**item)
+    if not isinstance(item, Document):
+        raise InvalidArgumentError(f"expected a document, got {type(item).__name__}", field=path)
+    return item
+
+
+def _document_parts(
+    documents: Iterable[Document | Mapping[str, Any]],
+) -> Iterator[tuple[int, list[documents_pb2.Document]]]:
+    """Position of the first document and the messages of each part; one empty part when there are no documents."""
+    if isinstance(documents, (str, bytes, Mapping, Document)):
+        raise InvalidArgumentError(f"expected a list of documents, got {type(documents).__name__}", field="documents")
+    part: list[documents_pb2.Document] = []
+    start, size, position = 0, 0, -1
+    seen: dict[str, int] = {}
+    for position, item in enumerate(documents):
+        place = f"documents[{position}]"
+        message = document_to_proto(as_document(item, place), place)
+        if (first := seen.setdefault(message.id, position)) != position:
+            # Within a part the server would see it; across parts the second would silently replace the first.
+            raise InvalidArgumentError(
+                f"id {message.id!r:.80} is there twice (also documents[{first}])",
+                field=f"{place}.id",
+                reason="DUPLICATE_ID",
+            )
+        bytes_ = message.ByteSize()
+        if bytes_ > MAX_MESSAGE_BYTES - _ROOM_BYTES:
+            raise InvalidArgumentError(
+                f"a document has at most {MAX_MESSAGE_BYTES - _ROOM_BYTES} bytes; got {bytes_}",
+                field=place,
+                reason="DOCUMENT_TOO_LARGE",
+                received=bytes_,
+            )
+        if part and (size + bytes_ > PART_BYTES or len(part) == _PART_DOCUMENTS):
+            yield start, part
+            part, start, size = [], position, 0
+        part.append(message)
+        size += bytes_
+    if part or position < 0:
+        yield start, part
+
+
+def _sum(a: WriteResult, b: WriteResult) -> WriteResult:
+    return WriteResult(
+        a.upserted + b.upserted,
+        a.replaced + b.replaced,
+        a.deleted + b.deleted,
+        b.version,
+        a.dropped_weights + b.dropped_weights,
+        a.saturated_weights + b.saturated_weights,
+    )
+
+
+def _request_id(given: str) -> str:
+    # One of our own where the caller gave none: a retry after a lost answer must not count as a second write.
+    return text(given, "request_id") or uuid.uuid4().hex
+
+
+def _part_id(base: str, number: int) -> str:
+    """Request id of a part: the caller's own for the first, so that a write that fits into one part has just that."""
+    if not number:
+        return base
+    stem = base if len(base) <= 100 else hashlib.sha256(base.encode()).hexdigest()  # the server takes up to 128
+    return f"{stem}/{number}"
+
+
+# --- search -----------------------------------------------------------------------------------------------
+
+
+def as_query(item: Query | str, overrides: Mapping[str, Any]) -> Query:
+    """A query of a text or a query, with some of its fields replaced."""
+    query = Query(text=item) if isinstance(item, str) else item
+    if not isinstance(query, Query):
+        raise InvalidQueryError(f"expected a query or a string, got {type(item).__name__}", field="query")
+    try:
+        return dataclasses.replace(query, **overrides) if overrides else query
+    except TypeError as error:
+        raise InvalidQueryError(f"unknown search argument: {error}", field="query") from error
+
+
+def search(collection: str, query: Query | str, overrides: Mapping[str, Any]) -> Steps[SearchResult]:
+    started = time.perf_counter()
+    request = search_pb2.SearchRequest(
+        parent=collection_resource(collection, "collection"), query=query_to_proto(as_query(query, overrides))
+    )
+    answer = yield _rpc("SearchService", "Search", request, search_pb2.SearchResponse)
+    return result_from_proto(answer.result, 1000 * (time.perf_counter() - started))
+
+
+def batch_search(
+    collection: str, queries: Sequence[Query | str], overrides: Mapping[str, Any]
+) -> Steps[list[SearchResult]]:
+    """Search in parts of at most 8 MiB and 1,024 queries; each part sees one state of the collection."""
+    parent, started = collection_resource(collection, "collection"), time.perf_counter()
+    if isinstance(queries, (str, Query)):
+        raise InvalidArgumentError(f"expected a list of queries, got {type(queries).__name__}", field="queries")
+    messages = [
+        query_to_proto(as_query(item, overrides), f"queries[{position}].") for position, item in enumerate(queries)
+    ]
+
+    def rpc(part: Sequence[search_pb2.Query]) -> Rpc:
+        request = search_pb2.BatchSearchRequest(parent=parent, queries=part)
+        return _rpc("SearchService", "BatchSearch", request, search_pb2.BatchSearchResponse, BATCH_SECONDS)
+
+    answers = yield from _in_parts("queries", messages, lambda message: message.ByteSize(), _PART_QUERIES, rpc)
+    total_ms = 1000 * (time.perf_counter() - started)
+    return [result_from_proto(result, total_ms) for answer in answers for result in answer.results]
+
+
+# --- features and models ----------------------------------------------------------------------------------
+
+
+def features(collection: str, words: str, field: str, page_size: int, page_token: str) -> Steps[FeaturePage]:
+    request = features_pb2.ListFeaturesRequest(
+        parent=_field_resource(collection, field),
+        words=text(words, "words"),
+        page_size=integer(page_size, "page_size", bits=32),
+        page_token=text(page_token, "page_token"),
+    )
+    page = yield _rpc("FeatureService", "ListFeatures", request, features_pb2.ListFeaturesResponse)
+    return FeaturePage(tuple(map(feature_from_proto, page.features)), page.next_page_token)
+
+
+def feature(collection: str, index: int, field: str) -> Steps[Feature]:
+    name = f"{_field_resource(collection, field)}/features/{integer(index, 'index')}"
+    answer = yield _rpc(
+        "FeatureService", "GetFeature", features_pb2.GetFeatureRequest(name=name), features_pb2.GetFeatureResponse
+    )
+    return feature_from_proto(answer.feature)
+
+
+def train_sae(
+    collection: str, field: str, source: str, n_latents: int, k: int, epochs: int, seed: int, wait: bool
+) -> Steps[Operation]:
+    request = features_pb2.TrainSaeRequest(
+        name=_field_resource(collection, field),
+        source=text(source, "source"),
+        n_latents=integer(n_latents, "n_latents"),
+        k=integer(k, "k"),
+        epochs=integer(epochs, "epochs"),
+        seed=integer(seed, "seed"),
+    )
+    started = yield _rpc("FeatureService", "TrainSae", request, longrunning_pb2.Operation)
+    operation = operation_from_proto(started)
+    return (yield from _finish(operation)) if wait else operation
+
+
+def encode(model: str, texts: Sequence[str], mode: str) -> Steps[list[SparseVector] | NDArray[np.float32]]:
+    if isinstance(texts, str):
+        raise InvalidArgumentError("expected texts, got one string", field="texts")
+    wanted = [text(item, f"texts[{position}]") for position, item in enumerate(texts)]
+    name, number = text(model, "model"), enum_to_proto(_MODES, mode, "mode")
+
+    def rpc(part: Sequence[str]) -> Rpc:
+        request = encoding_pb2.EncodeRequest(model=name, texts=part, mode=number)
+        return _rpc("EncodingService", "Encode", request, encoding_pb2.EncodeResponse, BATCH_SECONDS)
+
+    answers = yield from _in_parts("texts", wanted, lambda item: 4 * len(item), _PART_IDS, rpc)
+    if answers[0].WhichOneof("vectors") == "dense":
+        parts = [answer.dense for answer in answers]
+        return np.concatenate([np.array(part.values, np.float32).reshape(part.rows, part.columns) for part in parts])
+    return [sparse_from_proto(item) for answer in answers for item in answer.sparse.vectors]
+
+
+def terms(model: str, indices: Sequence[int]) -> Steps[list[str]]:
+    request = encoding_pb2.BatchGetTermsRequest(
+        model=text(model, "model"),
+        indices=[integer(index, f"indices[{position}]") for position, index in enumerate(indices)],
+    )
+    answer = yield _rpc("EncodingService", "BatchGetTerms", request, encoding_pb2.BatchGetTermsResponse, BATCH_SECONDS)
+    return list(answer.terms)
+
+
+def _field_resource(collection: str, field: str) -> str:
+    return f"{collection_resource(collection, 'collection')}/fields/{text(field, 'field') or ANY_FIELD}"
+
+
+# --- operations -------------------------------------------------------------------------------------------
+
+
+def _operation_rpc(method: str, request: Message, response: type[Message], seconds: float = SEARCH_SECONDS) -> Rpc:
+    return Rpc(f"google.longrunning.Operations/{method}", request, response, seconds)
+
+
+def operation(name: str) -> Steps[Operation]:
+    request = longrunning_pb2.GetOperationRequest(name=text(name, "name"))
+    return operation_from_proto((yield _operation_rpc("GetOperation", request, longrunning_pb2.Operation)))
+
+
+def list_operations() -> Steps[list[Operation]]:
+    found: list[Operation] = []
+    token = ""
+    while True:
+        request = longrunning_pb2.ListOperationsRequest(name="operations", page_size=1000, page_token=token)
+        page = yield _operation_rpc("ListOperations", request, longrunning_pb2.ListOperationsResponse)
+        found.extend(map(operation_from_proto, page.operations))
+        if not (token := page.next_page_token):
+            return found
+
+
+def cancel_operation(name: str) -> Steps[None]:
+    request = longrunning_pb2.CancelOperationRequest(name=text(name, "name"))
+    yield _operation_rpc("CancelOperation", request, empty_pb2.Empty)
+
+
+def delete_operation(name: str) -> Steps[None]:
+    request = longrunning_pb2.DeleteOperationRequest(name=text(name, "name"))
+    yield _operation_rpc("DeleteOperation", request, empty_pb2.Empty)
+
+
+def _finish(started: Operation) -> Steps[Operation]:
+    done = yield from wait_operation(started.name, None)
+    if done.error:
+        raise FailedPreconditionError(done.error, reason="OPERATION_FAILED", operation=done.name)
+    return done
+
+
+def wait_operation(name: str, timeout: float | None) -> Steps[Operation]:
+    """The operation once it is done; DeadlineError when it is not after ``timeout`` seconds."""
+    end = None if timeout is None else time.monotonic() + timeout
+    while True:
+        request = longrunning_pb2.WaitOperationRequest(name=text(name, "name"))
+        wait = WAIT_SECONDS if end is None else max(0.0, min(WAIT_SECONDS, end - time.monotonic()))
+        request.timeout.FromMilliseconds(round(1000 * wait))
+        state = operation_from_proto(
+            (yield _operation_rpc("WaitOperation", request, longrunning_pb2.Operation, wait + SEARCH_SECONDS))
+        )
+        if state.done:
+            return state
+        if end is not None and time.monotonic() >= end:
+            raise DeadlineError(f"{name} was not done after {timeout} s")
+
+
+# --- parts ------------------------------------------------------------------------------------------------
+
+
+def _in_parts(
+    name: str, items: Sequence[T], size_of: Callable[[T], int], most: int, rpc: Callable[[Sequence[T]], Rpc]
+) -> Steps[list[Any]]:
+    """Answers to ``rpc`` over parts of ``items`` that fit into messages; at least one request is made.
+
+    A part whose answer turns out too large is halved. Positions ``name[i]`` in errors become those of the whole list.
+    """
+    waiting = list(_cut(items, size_of, most))[::-1] or [(0, items)]
+    answers = []
+    while waiting:
+        start, part = waiting.pop()
+        try:
+            answers.append((yield rpc(part)))
+        except SparsightError as error:
+            if error.reason != "RESPONSE_TOO_LARGE" or len(part) < 2:
+                raise _moved(error, name, start, alone=len(part) == 1 < len(items)) from None
+            middle = len(part) // 2
+            waiting += [(start + middle, part[middle:]), (start, part[:middle])]
+    return answers
+
+
+def _cut(items: Sequence[T], size_of: Callable[[T], int], most: int) -> Iterator[tuple[int, Sequence[T]]]:
+    start, size = 0, 0
+    for position, item in enumerate(items):
+        added = size_of(item)
+        if position > start and (size + added > PART_BYTES or position - start == most):
+            yield start, items[start:position]
+            start, size = position, 0
+        size += added
+    if len(items) > start:
+        yield start, items[start:]
+
+
+def _moved(error: SparsightError, name: str, start: int, *, alone: bool = False) -> SparsightError:
+    """The error with the position in its path counted from the start of the caller's list.
+
+    ``alone``: the part was one query of several, for which the engine leaves the position out.
+    """
+    found = re.match(rf"{name}\[(\d+)\]", error.field)
+    if found:
+        error.field = f"{name}[{int(found[1]) + start}]{error.field[found.end() :]}"
+    elif alone and name == "queries" and error.field:
+        error.field = f"{name}[{start}].{error.field}"
+    return error

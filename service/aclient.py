@@ -1,0 +1,342 @@
+"""The asyncio client: the methods of :mod:`sparsight.service.client` as coroutines, on ``grpc.aio``.
+
+Deadlines, parts and repeats are the same. A client belongs to the event loop it was first used on. ``client[name]``
+and ``client.collection(name)`` differ in one thing: the first makes no request, so it cannot say that there is no such
+collection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from typing import Any, Self, TypeVar
+
+import grpc
+import numpy as np
+from grpc_health.v1 import health_pb2
+from numpy.typing import NDArray
+
+from sparsight.errors import ClosedError, SparsightError, UnavailableError
+from sparsight.service import _calls
+from sparsight.service._calls import Rpc
+from sparsight.service._channel import channel_options, check_target, check_timeout
+from sparsight.service.errors import from_rpc_error
+from sparsight.types import (
+    CollectionInfo,
+    Document,
+    Feature,
+    FeaturePage,
+    Field,
+    Operation,
+    Page,
+    PassageSpec,
+    Query,
+    SearchResult,
+    SparseVector,
+    VerifyReport,
+    WriteResult,
+)
+
+__all__ = ["AsyncClient", "AsyncCollection"]
+
+T = TypeVar("T")
+
+STORED = ("title", "text", "metadata")
+
+
+class AsyncClient:
+    """A server's database, with the methods of :class:`sparsight.retrieval.Database`.
+
+    Parameters
+    ----------
+    target : str
+        ``host:port``. Nothing is connected yet; :meth:`wait_ready` waits for the server.
+    options : mapping, optional
+        gRPC channel options over the client's own.
+
+    Notes
+    -----
+    Every method that makes a request takes ``timeout``: seconds for each request it makes (a large upsert makes
+    several), None for the default of its kind.
+    """
+
+    def __init__(self, target: str, *, options: Mapping[str, Any] | None = None) -> None:
+        self.target = check_target(target)
+        self._options = channel_options(dict(options or {}))
+        self._channel: grpc.aio.Channel | None = None  # made on first use, which tells the event loop it belongs to
+        self._closed = False
+        self._stubs: dict[str, Any] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"<AsyncClient {self.target}>"
+
+    def __getitem__(self, name: str) -> AsyncCollection:
+        return AsyncCollection(self, name)
+
+    async def close(self) -> None:
+        """Close the connection; calls under way end with an error. A second time does nothing."""
+        channel, self._channel, self._closed = self._channel, None, True
+        self._stubs.clear()
+        if channel is not None:
+            await channel.close()
+
+    async def wait_ready(self, timeout: float = 30.0) -> None:
+        """Return once the server answers that it is serving.
+
+        Raises
+        ------
+        UnavailableError
+            It did not within ``timeout`` seconds.
+        """
+        rpc = Rpc("grpc.health.v1.Health/Check", health_pb2.HealthCheckRequest(), health_pb2.HealthCheckResponse)
+        end = time.monotonic() + check_timeout(timeout, 30.0)
+        problem = "no answer"
+        while True:
+            left = end - time.monotonic()
+            try:
+                answer = await self._send(rpc, max(0.05, min(1.0, left)))
+                if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                    return
+                problem = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+            except ClosedError:
+                raise
+            except SparsightError as error:
+                problem = error.message
+            if left <= 0:
+                raise UnavailableError(
+                    f"{self.target} was not ready after {timeout:g} s: {problem}", target=self.target
+                )
+            await asyncio.sleep(max(0.0, min(0.05, end - time.monotonic())))
+
+    # --- collections --------------------------------------------------------------------------------------
+
+    async def create_collection(
+        self,
+        name: str,
+        fields: Sequence[Field] | None = None,
+        *,
+        passages: PassageSpec = PassageSpec(),  # noqa: B008 - frozen
+        exist_ok: bool = False,
+        timeout: float | None = None,
+    ) -> AsyncCollection:
+        """Make a collection; fields None takes a SPLADE, a BM25 and a dense field with models that need no hub."""
+        steps = _calls.create_collection(name, fields, passages, exist_ok)
+        return AsyncCollection(self, await self._run(steps, timeout))
+
+    async def collection(self, name: str, *, timeout: float | None = None) -> AsyncCollection:
+        """The collection of that name; UnknownCollectionError if there is none."""
+        return AsyncCollection(self, (await self._run(_calls.info(name), timeout)).name)
+
+    async def list_collections(self, *, timeout: float | None = None) -> list[CollectionInfo]:
+        """All collections, by name."""
+        return await self._run(_calls.list_collections(), timeout)
+
+    async def drop_collection(self, name: str, *, timeout: float | None = None) -> None:
+        """Drop a collection with everything in it."""
+        await self._run(_calls.drop_collection(name), timeout)
+
+    # --- models -------------------------------------------------------------------------------------------
+
+    async def encode(
+        self, model: str, texts: Sequence[str], *, mode: str = "document", timeout: float | None = None
+    ) -> list[SparseVector] | NDArray[np.float32]:
+        """Vectors of texts: a list of sparse vectors, or float32 (B, D), by the kind of the model."""
+        return await self._run(_calls.encode(model, texts, mode), timeout)
+
+    async def terms(self, model: str, indices: Sequence[int], *, timeout: float | None = None) -> list[str]:
+        """Words of a sparse model's terms."""
+        return await self._run(_calls.terms(model, indices), timeout)
+
+    # --- operations ---------------------------------------------------------------------------------------
+
+    async def operation(self, name: str, *, timeout: float | None = None) -> Operation:
+        """State of an operation."""
+        return await self._run(_calls.operation(name), timeout)
+
+    async def list_operations(self, *, timeout: float | None = None) -> list[Operation]:
+        """All operations that the server remembers, oldest first."""
+        return await self._run(_calls.list_operations(), timeout)
+
+    async def cancel_operation(self, name: str, *, timeout: float | None = None) -> None:
+        """Ask an operation to stop; it ends soon after, with an error that says so."""
+        await self._run(_calls.cancel_operation(name), timeout)
+
+    async def delete_operation(self, name: str, *, timeout: float | None = None) -> None:
+        """Forget a finished operation."""
+        await self._run(_calls.delete_operation(name), timeout)
+
+    async def wait_operation(self, name: str, timeout: float | None = None) -> Operation:
+        """Wait until an operation is done; here ``timeout`` is for the whole wait. DeadlineError when it has passed."""
+        return await self._run(_calls.wait_operation(name, timeout), None)
+
+    # --- sending ------------------------------------------------------------------------------------------
+
+    async def _run(self, steps: Generator[Rpc, Any, T], timeout: float | None) -> T:
+        """Send what the steps ask for, one request after another, and return their result."""
+        try:
+            rpc = next(steps)
+            while True:
+                try:
+                    answer = await self._send(rpc, check_timeout(timeout, rpc.seconds))
+                except SparsightError as error:
+                    rpc = steps.throw(error)
+                else:
+                    rpc = steps.send(answer)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+
+    async def _send(self, rpc: Rpc, seconds: float) -> Any:
+        if self._closed:
+            raise ClosedError("the client was closed")
+        if self._channel is None:
+            self._channel = grpc.aio.insecure_channel(self.target, self._options)
+        stub = self._stubs.get(rpc.method)
+        if stub is None:
+            stub = self._stubs[rpc.method] = self._channel.unary_unary(
+                f"/{rpc.method}",
+                request_serializer=type(rpc.request).SerializeToString,
+                response_deserializer=rpc.response.FromString,
+            )
+        try:
+            return await stub(rpc.request, timeout=seconds)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from None
+        except grpc.aio.UsageError as error:  # what a channel says that was closed meanwhile
+            raise ClosedError("the client was closed") from error
+
+
+class AsyncCollection:
+    """A collection on a server, with the methods of :class:`sparsight.retrieval.Collection`."""
+
+    def __init__(self, client: AsyncClient, name: str) -> None:
+        self._client = client
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"<AsyncCollection {self.name!r} at {self._client.target}>"
+
+    async def info(self, *, timeout: float | None = None) -> CollectionInfo:
+        """Fields, sizes and fingerprints."""
+        return await self._client._run(_calls.info(self.name), timeout)
+
+    # --- writes -------------------------------------------------------------------------------------------
+
+    async def upsert(
+        self, documents: Iterable[Document | Mapping[str, Any]], *, request_id: str = "", timeout: float | None = None
+    ) -> WriteResult:
+        """Insert documents, replacing those whose id exists.
+
+        Sent in parts of at most 8 MiB (or 10,000 documents). Each part is stored wholly or not at all, by itself: when
+        a later part is refused, the earlier ones stay, and the error's ``details["documents_written"]`` says how many
+        documents that are. Parts carry request ids derived from ``request_id`` (one is made if none is given), so the
+        same call again with the same documents finishes the rest and repeats nothing.
+        """
+        return await self._client._run(_calls.upsert(self.name, documents, request_id), timeout)
+
+    async def delete(
+        self, ids: Iterable[str] = (), *, filter: str = "", request_id: str = "", timeout: float | None = None
+    ) -> WriteResult:
+        """Delete documents by id (missing ones are skipped), or all that satisfy a filter."""
+        return await self._client._run(_calls.delete(self.name, ids, filter, request_id), timeout)
+
+    # --- reads --------------------------------------------------------------------------------------------
+
+    async def get(self, id: str, *, include: Sequence[str] = STORED, timeout: float | None = None) -> Document:
+        """One document; UnknownDocumentError if there is none of that id."""
+        return await self._client._run(_calls.get(self.name, id, include), timeout)
+
+    async def get_many(
+        self, ids: Iterable[str], *, include: Sequence[str] = STORED, timeout: float | None = None
+    ) -> list[Document]:
+        """Documents in the order of ``ids``; missing ones are left out. Fetched in parts when they are many."""
+        return await self._client._run(_calls.get_many(self.name, ids, include), timeout)
+
+    async def count(self, filter: str = "", *, timeout: float | None = None) -> int:
+        """Documents, or those that satisfy a filter."""
+        return await self._client._run(_calls.count(self.name, filter), timeout)
+
+    async def scroll(
+        self,
+        filter: str = "",
+        *,
+        page_size: int = 100,
+        page_token: str = "",
+        include: Sequence[str] = STORED,
+        timeout: float | None = None,
+    ) -> Page:
+        """Documents in the order they were last written, page by page.
+
+        A page may be shorter than asked for, to fit into a message; only an empty ``next_page_token`` is the end.
+        """
+        return await self._client._run(_calls.scroll(self.name, filter, page_size, page_token, include), timeout)
+
+    # --- search -------------------------------------------------------------------------------------------
+
+    async def search(self, query: Query | str, *, timeout: float | None = None, **overrides: Any) -> SearchResult:
+        """The k best documents of a query; overrides are attributes of Query (``k=5, filter="year >= 2015"``)."""
+        return await self._client._run(_calls.search(self.name, query, overrides), timeout)
+
+    async def batch_search(
+        self, queries: Sequence[Query | str], *, timeout: float | None = None, **overrides: Any
+    ) -> list[SearchResult]:
+        """:meth:`search` for many queries.
+
+        Sent in parts of at most 8 MiB and 1,024 queries; a part is answered on one state of the collection.
+        """
+        return await self._client._run(_calls.batch_search(self.name, queries, overrides), timeout)
+
+    # --- features -----------------------------------------------------------------------------------------
+
+    async def features(
+        self,
+        words: str = "",
+        *,
+        field: str = "",
+        page_size: int = 50,
+        page_token: str = "",
+        timeout: float | None = None,
+    ) -> FeaturePage:
+        """Features of an SAE field: the most frequent first, or the best matches for some words."""
+        return await self._client._run(_calls.features(self.name, words, field, page_size, page_token), timeout)
+
+    async def feature(self, index: int, *, field: str = "", timeout: float | None = None) -> Feature:
+        """One feature; UnknownFeatureError if there is none of that index."""
+        return await self._client._run(_calls.feature(self.name, index, field), timeout)
+
+    # --- maintenance --------------------------------------------------------------------------------------
+
+    async def train_sae(
+        self,
+        field: str = "sae",
+        *,
+        source: str = "dense",
+        n_latents: int = 0,
+        k: int = 32,
+        epochs: int = 0,
+        seed: int = 0,
+        wait: bool = True,
+        timeout: float | None = None,
+    ) -> Operation:
+        """Train a sparse autoencoder on a dense field's vectors and add it as a field; ``wait`` polls it."""
+        steps = _calls.train_sae(self.name, field, source, n_latents, k, epochs, seed, wait)
+        return await self._client._run(steps, timeout)
+
+    async def compact(self, *, wait: bool = True, timeout: float | None = None) -> Operation:
+        """Merge all segments into one without deleted documents; ``wait`` polls until it is done."""
+        return await self._client._run(_calls.compact(self.name, wait), timeout)
+
+    async def flush(self, *, timeout: float | None = None) -> None:
+        """Move the tail into a segment now. Durability does not need it."""
+        await self._client._run(_calls.flush(self.name), timeout)
+
+    async def verify(self, *, timeout: float | None = None) -> VerifyReport:
+        """Check every stored byte and every invariant between catalogue and segments."""
+        return await self._client._run(_calls.verify(self.name), timeout)

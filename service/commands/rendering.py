@@ -1,0 +1,161 @@
+"""Hits, explanations and features on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Table
+
+from sparsight.types import Contribution, Feature, Hit, Movement, RetrieverScore, SearchResult
+
+__all__ = ["bar", "print_features", "print_hits"]
+
+_BAR_CELLS = 24
+_CONTRIBUTIONS = 6
+_METADATA_LENGTH = 48
+_EIGHTHS = " ▏▎▍▌▋▊▉█"
+
+
+def bar(value: float, largest: float, cells: int = _BAR_CELLS) -> str:
+    """A bar of ``cells`` characters for the largest value, in eighths of a character.
+
+    Examples
+    --------
+    >>> bar(1.0, 2.0, 4)
+    '██'
+    """
+    if largest <= 0.0:
+        return ""
+    eighths = round(min(abs(value) / largest, 1.0) * cells * 8)
+    return _EIGHTHS[8] * (eighths // 8) + (_EIGHTHS[eighths % 8] if eighths % 8 else "")
+
+
+def print_hits(console: Console, result: SearchResult, *, explain: bool = False, title: str = "") -> None:
+    """A line per hit; with ``explain`` also what its score is made of, and what moved it."""
+    moved = any(hit.explanation and hit.explanation.movement for hit in result.hits)
+    if not explain:
+        table = _hit_table(title, moved)
+        for hit in result.hits:
+            table.add_row(*_hit_row(hit, moved))
+        console.print(table)
+    else:
+        if title:
+            console.print(f"[bold]{escape(title)}[/]")
+        for hit in result.hits:
+            table = _hit_table("", moved, header=False)
+            table.add_row(*_hit_row(hit, moved))
+            console.print(table)
+            _print_explanation(console, hit)
+    for warning in result.warnings:
+        console.print(f"[yellow]warning:[/] {escape(warning)}")
+    if not result.hits:
+        console.print("no hits")
+    timings = result.timings
+    total = timings.total_ms or timings.server_ms
+    console.print(f"[dim]{len(result.hits)} hits in {total:.1f} ms (encoding {timings.encode_ms:.1f}, search "
+                  f"{timings.search_ms:.1f}, fetching {timings.fetch_ms:.1f})[/]")
+
+
+def _hit_table(title: str, moved: bool, header: bool = True) -> Table:
+    table = Table(title=escape(title) or None, title_justify="left", title_style="bold", box=None, pad_edge=False,
+                  show_header=header)
+    table.add_column("#", justify="right", style="bold")
+    if moved:
+        table.add_column("was", justify="right", style="dim")
+    table.add_column("score", justify="right", style="cyan")
+    table.add_column("id", style="green", no_wrap=True)
+    table.add_column("title", ratio=1)
+    table.add_column("", style="dim", justify="right")
+    return table
+
+
+def _hit_row(hit: Hit, moved: bool) -> list[str]:
+    row = [str(hit.rank), f"{hit.score:.4g}", escape(hit.id), escape(hit.title or _shorten(hit.text, 80)),
+           escape(_metadata(hit))]
+    if moved:
+        movement = hit.explanation.movement if hit.explanation else None
+        row.insert(1, _before(movement))
+    return row
+
+
+def _before(movement: Movement | None) -> str:
+    if movement is None:
+        return ""
+    return str(movement.rank_before) if movement.rank_before else "-"
+
+
+def _metadata(hit: Hit) -> str:
+    parts = (" ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+             for value in hit.metadata.values() if not isinstance(value, dict))
+    return _shorten("  ".join(parts), _METADATA_LENGTH)
+
+
+def _shorten(text: str, length: int) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= length else line[: length - 3].rstrip() + "..."
+
+
+def _print_explanation(console: Console, hit: Hit) -> None:
+    if hit.explanation is None:
+        return
+    largest = max((abs(part.share) for part in hit.explanation.retrievers), default=0.0)
+    for part in hit.explanation.retrievers:
+        place = f"rank {part.rank}" if part.rank else "not among its first"
+        console.print(f"     [magenta]{escape(part.field):<8}[/] {part.share:>8.4f} [magenta]{bar(part.share, largest)}"
+                      f"[/] [dim]{part.score:.4g} there, {place}[/]")
+        _print_contributions(console, part)
+    if hit.explanation.movement is not None:
+        _print_movement(console, hit.explanation.movement)
+
+
+def _print_contributions(console: Console, part: RetrieverScore) -> None:
+    largest_first = sorted(part.contributions, key=lambda entry: -abs(entry.score))
+    shown = largest_first[:_CONTRIBUTIONS]
+    if not shown:
+        return
+    table = _contribution_table(shown)
+    rest = part.rest + sum(entry.score for entry in largest_first[_CONTRIBUTIONS:])
+    if len(largest_first) > len(shown) or part.rest:
+        table.add_row("the rest", f"{rest:.4g}", "")
+    console.print(Padding(table, (0, 0, 0, 14)))
+
+
+def _contribution_table(contributions: Sequence[Contribution]) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(max_width=36, no_wrap=True, overflow="ellipsis")
+    table.add_column(justify="right")
+    table.add_column()
+    largest = max(abs(entry.score) for entry in contributions)
+    for entry in contributions:
+        colour = "blue" if entry.score >= 0 else "red"
+        table.add_row(escape(entry.label or f"#{entry.index}"), f"{entry.score:.4g}",
+                      f"[{colour}]{bar(entry.score, largest)}[/]")
+    return table
+
+
+def _print_movement(console: Console, movement: Movement) -> None:
+    before = f"rank {movement.rank_before}" if movement.rank_before else "not among the candidates"
+    console.print(f"     [yellow]moved[/]    {before} -> rank {movement.rank_after}, score "
+                  f"{movement.score_before:.4g} -> {movement.score_after:.4g}")
+    shown = sorted(movement.by_feature, key=lambda entry: -abs(entry.score))[:_CONTRIBUTIONS]
+    if shown:
+        console.print(Padding(_contribution_table(shown), (0, 0, 0, 14)))
+
+
+def print_features(console: Console, features: Sequence[Feature], *, examples: bool = False) -> None:
+    """A line per feature; with ``examples`` also the texts it is strongest on."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("feature", justify="right", style="bold")
+    table.add_column("words", ratio=1)
+    table.add_column("fires on", justify="right")
+    table.add_column("scale", justify="right")
+    for feature in features:
+        table.add_row(str(feature.index), escape(feature.label), f"{feature.density:.2%}", f"{feature.scale:.3g}")
+    console.print(table)
+    if examples:
+        for feature in features:
+            for example in feature.examples:
+                console.print(f"  - {escape(_shorten(example, 100))}")

@@ -1,0 +1,142 @@
+"""``sparsight search`` and ``sparsight features``."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Annotated, Literal, cast
+
+import typer
+from rich.markup import escape
+
+from sparsight.errors import InvalidQueryError, UnknownFeatureError
+from sparsight.service.commands.common import (
+    CollectionOption,
+    DataOption,
+    JsonOption,
+    Output,
+    ServerOption,
+    open_collection,
+    open_store,
+)
+from sparsight.service.commands.rendering import print_features, print_hits
+from sparsight.types import Edit, Feature, Fusion, Query, Retriever
+
+if TYPE_CHECKING:
+    from sparsight.service.commands.common import AnyCollection
+
+__all__ = ["features", "find_feature", "search"]
+
+_EDITS = "FEATURE[:STRENGTH]; a feature is a number, or words that its name is found by."
+_PAGE = 100
+
+Op = Literal["boost", "suppress", "set", "require", "exclude"]
+
+
+def search(
+    query: Annotated[str, typer.Argument(metavar="QUERY", help="What to look for.")],
+    collection: CollectionOption = "",
+    data: DataOption = "",
+    server: ServerOption = "",
+    k: Annotated[int, typer.Option("-k", "--k", min=1, max=10_000, help="Hits wanted.")] = 10,
+    field: Annotated[list[str] | None, typer.Option("--field", "-f", metavar="FIELD[:WEIGHT]", help="Field to search "
+                                                    "(again for more); all text fields when left out.")] = None,
+    fusion: Annotated[str, typer.Option(metavar="convex|rrf", help="How several fields become one score.")] = "convex",
+    filter: Annotated[str, typer.Option(metavar="EXPRESSION", help='Over metadata: year >= 2015 and cat in '
+                                        '["cs.CL"].')] = "",
+    boost: Annotated[list[str] | None, typer.Option(metavar="FEATURE", help=f"Steer towards. {_EDITS}")] = None,
+    suppress: Annotated[list[str] | None, typer.Option(metavar="FEATURE", help="Steer away.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="FEATURE", help="Replace its activation.")] = None,
+    require: Annotated[list[str] | None, typer.Option(metavar="FEATURE", help="Only documents that have it.")] = None,
+    exclude: Annotated[list[str] | None, typer.Option(metavar="FEATURE", help="Only documents without it.")] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Show what every score is made of.")] = False,
+    timeout: Annotated[float, typer.Option(min=0.0, help="Seconds; 0 is no limit.")] = 30.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Search a collection."""
+    if fusion not in ("convex", "rrf"):
+        raise InvalidQueryError(f"expected convex or rrf, got {fusion!r}", field="fusion.method", fusion=fusion)
+    with Output.of(as_json) as output, open_store(data, server) as store:
+        target = open_collection(store, collection)
+        wanted = {"boost": boost, "suppress": suppress, "set": set_, "require": require, "exclude": exclude}
+        edits = [_edit(target, cast(Op, op), text, output) for op, texts in wanted.items() for text in texts or ()]
+        result = target.search(Query(
+            text=query, retrievers=[_retriever(text) for text in field or ()], filter=filter, edits=edits,
+            fusion=Fusion(cast(Literal["convex", "rrf"], fusion)), k=k, explain=explain or bool(edits),
+        ), timeout=timeout or None)
+        output.result({"collection": target.name, "query": query, "edits": edits, "hits": result.hits,
+                       "generation": result.generation, "exact": result.exact, "timings": result.timings,
+                       "warnings": result.warnings})
+        if not as_json:
+            print_hits(output.console, result, explain=explain)
+
+
+def _retriever(text: str) -> Retriever:
+    name, _, weight = text.partition(":")
+    try:
+        return Retriever(name, weight=float(weight or 1.0))
+    except ValueError:
+        raise InvalidQueryError(f"expected FIELD or FIELD:WEIGHT, got {text!r}", field="field", value=text) from None
+
+
+def _edit(collection: AnyCollection, op: Op, text: str, output: Output) -> Edit:
+    words, colon, strength = text.rpartition(":")
+    if not colon:
+        words, strength = text, "0" if op in ("require", "exclude") else "1"
+    try:
+        amount = float(strength)
+    except ValueError:
+        raise InvalidQueryError(f"expected FEATURE or FEATURE:STRENGTH, got {text!r}", field=op, value=text) from None
+    if words.strip().isdecimal():
+        return Edit(int(words), op, amount)
+    feature = find_feature(collection, words)
+    output.notes.print(f"{op} feature {feature.index}: {escape(feature.label)}")
+    return Edit(feature.index, op, amount, feature.field)
+
+
+def find_feature(collection: AnyCollection, words: str) -> Feature:
+    """The feature that the words name best.
+
+    Raises
+    ------
+    UnknownFeatureError
+        If no feature's name has anything to do with them.
+    """
+    found = collection.features(words, page_size=1).features
+    if not found:
+        raise UnknownFeatureError(f"no feature is found by {words!r}", words=words)
+    return found[0]
+
+
+def features(
+    words: Annotated[str, typer.Argument(metavar="[WORDS]", help="Words to find features by; all when left "
+                                         "out.")] = "",
+    collection: CollectionOption = "",
+    data: DataOption = "",
+    server: ServerOption = "",
+    field: Annotated[str, typer.Option(metavar="FIELD", help="SAE field, when there are several.")] = "",
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="Features to show.")] = 20,
+    number: Annotated[int, typer.Option("--feature", metavar="NUMBER", min=-1, help="Show this feature and its "
+                                        "examples.", show_default=False)] = -1,
+    as_json: JsonOption = False,
+) -> None:
+    """List the features of a collection, or find them by words."""
+    with Output.of(as_json) as output, open_store(data, server) as store:
+        target = open_collection(store, collection)
+        found = [target.feature(number, field=field)] if number >= 0 else _features(target, words, field, limit)
+        output.result({"collection": target.name, "words": words, "features": found})
+        if not as_json:
+            print_features(output.console, found, examples=number >= 0)
+            if not found:
+                output.console.print("no features found")
+
+
+def _features(collection: AnyCollection, words: str, field: str, limit: int) -> list[Feature]:
+    found: list[Feature] = []
+    token = ""
+    while len(found) < limit:
+        page = collection.features(words, field=field, page_size=min(limit - len(found), _PAGE), page_token=token)
+        found += itertools.islice(page.features, limit - len(found))
+        token = page.next_page_token
+        if not token:
+            break
+    return found

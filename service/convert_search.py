@@ -1,0 +1,302 @@
+"""Queries and search results across the wire; the rules are those of :mod:`sparsight.service.convert`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sparsight.errors import InvalidQueryError
+from sparsight.service.convert import (
+    dense_from_proto,
+    dense_to_proto,
+    enum_from_proto,
+    enum_to_proto,
+    integer,
+    metadata_from_proto,
+    metadata_to_proto,
+    number,
+    sparse_from_proto,
+    sparse_to_proto,
+    text,
+    vectors_from_proto,
+    vectors_to_proto,
+)
+from sparsight.service.convert_documents import include_from_proto, include_to_proto
+from sparsight.types import (
+    Contribution,
+    Edit,
+    Explanation,
+    Fusion,
+    Hit,
+    Movement,
+    Query,
+    Retriever,
+    RetrieverScore,
+    SearchResult,
+    Timings,
+)
+from sparsight.v1 import search_pb2
+
+__all__ = ["contributions_from_proto", "query_from_proto", "query_to_proto", "result_from_proto", "result_to_proto"]
+
+_OPS = {
+    "boost": search_pb2.EDIT_OP_BOOST,
+    "suppress": search_pb2.EDIT_OP_SUPPRESS,
+    "set": search_pb2.EDIT_OP_SET,
+    "require": search_pb2.EDIT_OP_REQUIRE,
+    "exclude": search_pb2.EDIT_OP_EXCLUDE,
+}
+_METHODS = {"convex": search_pb2.FUSION_METHOD_CONVEX, "rrf": search_pb2.FUSION_METHOD_RRF}
+
+
+# --- queries ----------------------------------------------------------------------------------------------
+
+
+def query_to_proto(query: Query, path: str = "") -> search_pb2.Query:
+    """Message of a query. ``path`` stands before the names of fields in errors: "" or ``queries[3].``."""
+    fusion = query.fusion
+    message = search_pb2.Query(
+        text=text(query.text, f"{path}text"),
+        retrievers=[
+            _retriever_to_proto(retriever, f"{path}retrievers[{position}]")
+            for position, retriever in enumerate(query.retrievers)
+        ],
+        filter=text(query.filter, f"{path}filter"),
+        edits=[_edit_to_proto(edit, f"{path}edits[{position}]") for position, edit in enumerate(query.edits)],
+        fusion=search_pb2.Fusion(
+            method=enum_to_proto(_METHODS, fusion.method, f"{path}fusion.method", InvalidQueryError),
+            rank_constant=integer(fusion.rank_constant, f"{path}fusion.rank_constant"),
+            depth=integer(fusion.depth, f"{path}fusion.depth"),
+        ),
+        k=integer(query.k, f"{path}k"),
+        explain=bool(query.explain),
+        include=include_to_proto(query.include, f"{path}include", InvalidQueryError),
+    )
+    if query.min_score is not None:
+        message.min_score = number(query.min_score, f"{path}min_score")
+    return message
+
+
+def _retriever_to_proto(retriever: Retriever | str, path: str) -> search_pb2.Retriever:
+    if isinstance(retriever, str):
+        return search_pb2.Retriever(field=text(retriever, path))
+    if not isinstance(retriever, Retriever):
+        raise InvalidQueryError(
+            f"expected a Retriever or the name of a field, got {type(retriever).__name__}", field=path
+        )
+    return search_pb2.Retriever(
+        field=text(retriever.field, f"{path}.field"),
+        text=text(retriever.text, f"{path}.text"),
+        sparse=None if retriever.sparse is None else sparse_to_proto(retriever.sparse, f"{path}.sparse"),
+        dense=None if retriever.dense is None else dense_to_proto(retriever.dense, f"{path}.dense"),
+        weight=number(retriever.weight, f"{path}.weight"),
+    )
+
+
+def _edit_to_proto(edit: Edit, path: str) -> search_pb2.Edit:
+    if not isinstance(edit, Edit):
+        raise InvalidQueryError(f"expected an Edit, got {type(edit).__name__}", field=path)
+    return search_pb2.Edit(
+        feature=integer(edit.feature, f"{path}.feature"),
+        op=enum_to_proto(_OPS, edit.op, f"{path}.op", InvalidQueryError),
+        strength=number(edit.strength, f"{path}.strength"),
+        field=text(edit.field, f"{path}.field"),
+    )
+
+
+def query_from_proto(message: search_pb2.Query, path: str = "") -> Query:
+    """Query of a message.
+
+    Raises
+    ------
+    InvalidArgumentError
+        What the message alone shows to be wrong. Names of fields and features, dimensions and the filter are the
+        engine's to check.
+    """
+    defaults = Fusion()
+    fusion = message.fusion
+    return Query(
+        text=message.text,
+        retrievers=tuple(
+            _retriever_from_proto(item, f"{path}retrievers[{position}]")
+            for position, item in enumerate(message.retrievers)
+        ),
+        filter=message.filter,
+        edits=tuple(
+            Edit(
+                feature=item.feature,
+                op=enum_from_proto(_OPS, item.op, "boost", f"{path}edits[{position}].op", InvalidQueryError),
+                strength=item.strength if item.HasField("strength") else 1.0,
+                field=item.field,
+            )
+            for position, item in enumerate(message.edits)
+        ),
+        fusion=Fusion(
+            method=enum_from_proto(_METHODS, fusion.method, "convex", f"{path}fusion.method", InvalidQueryError),
+            rank_constant=fusion.rank_constant if fusion.HasField("rank_constant") else defaults.rank_constant,
+            depth=fusion.depth if fusion.HasField("depth") else defaults.depth,
+        ),
+        k=message.k if message.HasField("k") else 10,
+        min_score=message.min_score if message.HasField("min_score") else None,
+        explain=message.explain,
+        include=include_from_proto(message, Query().include, f"{path}include", InvalidQueryError),
+    )
+
+
+def _retriever_from_proto(message: search_pb2.Retriever, path: str) -> Retriever:
+    given = [
+        name
+        for name, there in (
+            ("text", bool(message.text)),
+            ("sparse", message.HasField("sparse")),
+            ("dense", message.HasField("dense")),
+        )
+        if there
+    ]
+    if len(given) > 1:
+        raise InvalidQueryError(
+            f"expected at most one of text, sparse and dense, got {' and '.join(given)}",
+            field=path,
+            given=", ".join(given),
+        )
+    return Retriever(
+        field=message.field,
+        text=message.text,
+        sparse=sparse_from_proto(message.sparse) if message.HasField("sparse") else None,
+        dense=dense_from_proto(message.dense) if message.HasField("dense") else None,
+        weight=message.weight if message.HasField("weight") else 1.0,
+    )
+
+
+# --- results ----------------------------------------------------------------------------------------------
+
+
+def result_to_proto(result: SearchResult) -> search_pb2.SearchResult:
+    """Message of a search's result."""
+    timings = result.timings
+    return search_pb2.SearchResult(
+        hits=[_hit_to_proto(hit) for hit in result.hits],
+        generation=result.generation,
+        exact=result.exact,
+        timings=search_pb2.Timings(
+            encode_ms=timings.encode_ms,
+            search_ms=timings.search_ms,
+            fetch_ms=timings.fetch_ms,
+            server_ms=timings.server_ms,
+        ),
+        warnings=result.warnings,
+    )
+
+
+def result_from_proto(message: search_pb2.SearchResult, total_ms: float = 0.0) -> SearchResult:
+    """Result of a message; ``total_ms`` is what the caller waited."""
+    timings = message.timings
+    return SearchResult(
+        hits=tuple(_hit_from_proto(hit) for hit in message.hits),
+        generation=message.generation,
+        exact=message.exact,
+        timings=Timings(timings.encode_ms, timings.search_ms, timings.fetch_ms, timings.server_ms, total_ms),
+        warnings=tuple(message.warnings),
+    )
+
+
+def _hit_to_proto(hit: Hit) -> search_pb2.Hit:
+    return search_pb2.Hit(
+        id=hit.id,
+        score=hit.score,
+        rank=hit.rank,
+        passage=hit.passage,
+        title=hit.title,
+        text=hit.text,
+        passage_text=hit.passage_text,
+        metadata=metadata_to_proto(hit.metadata) if hit.metadata else None,
+        vectors=vectors_to_proto(hit.vectors, "vectors"),
+        explanation=None if hit.explanation is None else _explanation_to_proto(hit.explanation),
+        version=hit.version,
+    )
+
+
+def _hit_from_proto(message: search_pb2.Hit) -> Hit:
+    return Hit(
+        id=message.id,
+        score=message.score,
+        rank=message.rank,
+        passage=message.passage,
+        title=message.title,
+        text=message.text,
+        passage_text=message.passage_text,
+        metadata=metadata_from_proto(message.metadata),
+        vectors=vectors_from_proto(message.vectors, "vectors"),
+        explanation=_explanation_from_proto(message.explanation) if message.HasField("explanation") else None,
+        version=message.version,
+    )
+
+
+def _explanation_to_proto(explanation: Explanation) -> search_pb2.Explanation:
+    moved = explanation.movement
+    return search_pb2.Explanation(
+        retrievers=[
+            search_pb2.RetrieverScore(
+                field=part.field,
+                score=part.score,
+                rank=part.rank,
+                share=part.share,
+                passage=part.passage,
+                contributions=[_contribution(item) for item in part.contributions],
+                rest=part.rest,
+            )
+            for part in explanation.retrievers
+        ],
+        movement=None
+        if moved is None
+        else search_pb2.Movement(
+            rank_before=moved.rank_before,
+            rank_after=moved.rank_after,
+            score_before=moved.score_before,
+            score_after=moved.score_after,
+            by_feature=[_contribution(item) for item in moved.by_feature],
+        ),
+    )
+
+
+def _explanation_from_proto(message: search_pb2.Explanation) -> Explanation:
+    moved = message.movement
+    return Explanation(
+        retrievers=tuple(
+            RetrieverScore(
+                part.field,
+                part.score,
+                part.rank,
+                part.share,
+                part.passage,
+                contributions_from_proto(part.contributions),
+                part.rest,
+            )
+            for part in message.retrievers
+        ),
+        movement=Movement(
+            moved.rank_before,
+            moved.rank_after,
+            moved.score_before,
+            moved.score_after,
+            contributions_from_proto(moved.by_feature),
+        )
+        if message.HasField("movement")
+        else None,
+    )
+
+
+def _contribution(item: Contribution) -> search_pb2.Contribution:
+    return search_pb2.Contribution(
+        index=item.index,
+        label=item.label,
+        query_weight=item.query_weight,
+        document_weight=item.document_weight,
+        score=item.score,
+    )
+
+
+def contributions_from_proto(messages: Any) -> tuple[Contribution, ...]:
+    """Contributions of repeated messages."""
+    return tuple(
+        Contribution(item.index, item.label, item.query_weight, item.document_weight, item.score) for item in messages
+    )
