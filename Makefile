@@ -14,6 +14,8 @@ RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 PACKAGES := encoders index kernels retrieval service
 NATIVE := CMakeLists.txt kernels/cpu/CMakeLists.txt $(wildcard kernels/cpu/src/*)
+# An editable install lists its packages when it is made, so a new one installs again.
+LISTED := $(wildcard */__init__.py */*/__init__.py protos/sparsight/v1/__init__.py)
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
 	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name && break; done)
 
@@ -67,7 +69,7 @@ $(VENV)/.requirements: pyproject.toml constraints.txt
 	$(PIP) --requirement $(VENV)/requirements.txt
 	@touch $@
 
-$(VENV)/.built: $(VENV)/.requirements $(NATIVE)
+$(VENV)/.built: $(VENV)/.requirements $(NATIVE) $(LISTED)
 	$(PIP) --no-build-isolation --no-deps --editable .
 	@touch $@
 

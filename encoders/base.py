@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from sparsight.encoders.batching import Batch, Progress, TextTokens, check_texts, make_batches
 from sparsight.encoders.checkpoint import Settings, load_model, load_tokenizer
@@ -18,6 +21,20 @@ if TYPE_CHECKING:
 __all__ = ["Mode", "TransformerEncoder"]
 
 Mode = Literal["document", "query"]
+T = TypeVar("T")
+
+
+@cache
+def workers() -> ThreadPoolExecutor:
+    """The threads that batches run on, one a processor, each computing alone.
+
+    A batch for each thread instead of all threads for a batch: nobody waits for others inside a layer (which on busy
+    machines cost a factor of 3), and a text's numbers do not depend on how many threads there are.
+    """
+    import torch
+
+    count = len(os.sched_getaffinity(0))
+    return ThreadPoolExecutor(count, "sparsight-encode", initializer=lambda: torch.set_num_threads(1))
 
 
 class TransformerEncoder:
@@ -40,8 +57,8 @@ class TransformerEncoder:
 
     Notes
     -----
-    Threads may share an encoder: nothing in it changes after it is made. The number of threads that torch uses is left
-    to the caller (``torch.set_num_threads``).
+    Threads may share an encoder: nothing in it changes after it is made. On a CPU batches run beside each other, one
+    thread each (:func:`workers`).
     """
 
     kind: ClassVar[Literal["sparse", "dense"]]
@@ -69,8 +86,8 @@ class TransformerEncoder:
         return len(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
     def _run(self, texts: Sequence[str], mode: Mode, max_tokens: int, progress: Progress | None,
-             ) -> Iterator[tuple[Batch, torch.Tensor]]:
-        """Batches and the model's output (B, T, H) for them; calls ``progress`` after each is used."""
+             finish: Callable[[Batch, torch.Tensor], T]) -> Iterator[tuple[Batch, T]]:
+        """Batches with what ``finish`` makes of the model's output (B, T, H) for them; ``progress`` after each."""
         check_texts(texts)
         if mode not in ("document", "query"):
             raise InvalidArgumentError(f"expected mode 'document' or 'query', got {mode!r}", field="mode")
@@ -83,8 +100,10 @@ class TransformerEncoder:
         if self.settings.lower_case:
             shown = [text.lower() for text in shown]
         done = 0
-        for batch in make_batches(self._tokens.ids(shown, limit), self._tokens.pad_id, self.max_tokens):
-            yield batch, self._forward(batch)
+        batches = list(make_batches(self._tokens.ids(shown, limit), self._tokens.pad_id, self.max_tokens))
+        run = workers().map if self._device == "cpu" else map
+        for batch, made in zip(batches, run(lambda batch: finish(batch, self._forward(batch)), batches), strict=True):
+            yield batch, made
             done += len(batch.rows)
             if progress is not None:
                 progress(done, len(texts))

@@ -35,6 +35,8 @@ POOLINGS = ("mean", "cls")
 # sentence-transformers' SpladePooling takes log1p of its activation_function, so its names say one log less than ours.
 _ST_ACTIVATIONS = {"relu": "log1p_relu", "log1p_relu": "log1p_log1p_relu"}
 _LAYOUTS = (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"], ["Transformer", "SpladePooling"])
+_VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model",
+                 "sentencepiece.bpe.model")
 _POSITIONS_AFTER_PADDING = frozenset({"roberta", "xlm-roberta", "camembert", "mpnet", "xlm-roberta-xl", "longformer"})
 
 
@@ -161,6 +163,10 @@ def load_tokenizer(settings: Settings) -> Tokenizer:
     from transformers import AutoTokenizer
 
     path = settings.weights / "tokenizer.json"
+    if not any((settings.weights / name).is_file() for name in _VOCABULARIES):
+        # transformers would make one with an empty vocabulary.
+        raise CheckpointError(f"there is no tokenizer in {settings.weights}: expected {' or '.join(_VOCABULARIES)}",
+                              reason="NO_TOKENIZER", folder=settings.weights)
     try:
         if path.is_file():
             tokenizer = Tokenizer.from_file(str(path))

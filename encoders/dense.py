@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsight.encoders.base import Mode, TransformerEncoder
-from sparsight.encoders.batching import Progress
+from sparsight.encoders.batching import Batch, Progress
 from sparsight.encoders.checkpoint import Settings
 
 if TYPE_CHECKING:
@@ -60,8 +60,13 @@ class DenseEncoder(TransformerEncoder):
             If ``texts`` are no strings, or another argument is out of range.
         """
         out = np.zeros((len(texts), self.dimension), np.float32)
-        for batch, hidden in self._run(texts, mode, max_tokens, progress):
-            out[batch.rows] = pool(hidden, batch.lengths, self.settings.pooling).cpu().numpy()
+
+        def finish(batch: Batch, hidden: torch.Tensor) -> NDArray[np.float32]:
+            vectors: NDArray[np.float32] = pool(hidden, batch.lengths, self.settings.pooling).cpu().numpy()
+            return vectors
+
+        for batch, vectors in self._run(texts, mode, max_tokens, progress, finish):
+            out[batch.rows] = vectors
         return out
 
 

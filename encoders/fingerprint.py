@@ -18,7 +18,8 @@ from sparsight.errors import CheckpointError
 
 __all__ = ["fingerprint", "weights_signature"]
 
-_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "added_tokens.json",
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "tokenizer.model", "spiece.model",
+                    "sentencepiece.bpe.model", "added_tokens.json",
                     "special_tokens_map.json", "tokenizer_config.json")
 # Fields of config.json that name origins and tools, or matter to training alone.
 _IDLE_FIELDS = frozenset({"_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures", "auto_map",

@@ -24,6 +24,7 @@ _WORD = re.compile(r"[^\W\d_](?:[\w'’-]*[^\W_])?")
 _SHORTEST = 3  # letters; shorter words are mostly grammar, and abbreviations explain little
 _PRIOR_WORDS = 500.0  # pseudo-words per group: alpha_0 of Monroe et al., between one text's length and a group's
 _WEIGHT_FLOOR = 0.05  # activations below this share of a latent's largest do not vouch for words
+_LEAST_Z = 1.0  # words below are as frequent elsewhere
 _LATENTS_AT_ONCE = 256
 
 
@@ -47,7 +48,7 @@ def label_features(codes: csr_matrix, texts: Sequence[str], *, top: int = 4, max
     -------
     list of str, length N
         Words by falling z-score, joined by ", ", leaving out words with the stem of a better one; "" for a latent that
-        never fires or has no word with a positive score.
+        never fires or has no word with a score of at least 1.
 
     Raises
     ------
@@ -57,7 +58,8 @@ def label_features(codes: csr_matrix, texts: Sequence[str], *, top: int = 4, max
     Notes
     -----
     A word counts once per text: repeating it is a trait of a text, not of a feature. With y the weighted number of the
-    latent's texts that hold word w, n of all its texts' words, and y', n' those of the rest,
+    latent's texts that hold word w, n of all its texts' words, and y', n' unweighted those of the texts it is
+    silent on,
     ``delta = log((y + a) / (n + a0 - y - a)) - log((y' + a) / (n' + a0 - y' - a))``,
     ``z = delta / sqrt(1 / (y + a) + 1 / (y' + a))``, where ``a = a0 p_w`` and p_w is the word's share in the corpus.
     """
@@ -72,9 +74,11 @@ def label_features(codes: csr_matrix, texts: Sequence[str], *, top: int = 4, max
     shares = _shares(codes)
     labels: list[str] = []
     for start in range(0, codes.shape[1], _LATENTS_AT_ONCE):
-        inside = np.asarray((shares[:, start:start + _LATENTS_AT_ONCE].T @ counts).todense(), np.float64)
-        for row in inside:
-            labels.append(_label(_z_scores(row, total, prior), words, top) if row.any() else "")
+        part = shares[:, start:start + _LATENTS_AT_ONCE]
+        inside = (part.T @ counts).toarray().astype(np.float64)
+        outside = total - ((part > 0).T.astype(np.float32) @ counts).toarray()
+        for y, rest in zip(inside, outside, strict=True):
+            labels.append(_label(_z_scores(y, rest, prior), words, top) if y.any() else "")
     return labels
 
 
@@ -122,9 +126,8 @@ def _shares(codes: csr_matrix) -> csc_matrix:
     return columns
 
 
-def _z_scores(inside: F64, total: F64, prior: F64) -> F64:
-    """z-scores of V words: their weighted counts in a latent's texts against the rest."""
-    outside = np.maximum(total - inside, 0.0)
+def _z_scores(inside: F64, outside: F64, prior: F64) -> F64:
+    """z-scores of V words: their weighted counts in a latent's texts against those in the texts it is silent on."""
     y, rest = inside + prior, outside + prior
     delta = np.log(y / (y.sum() - y)) - np.log(rest / (rest.sum() - rest))
     return delta / np.sqrt(1 / y + 1 / rest)
@@ -133,7 +136,7 @@ def _z_scores(inside: F64, total: F64, prior: F64) -> F64:
 def _label(scores: F64, words: Sequence[str], top: int) -> str:
     chosen: list[str] = []
     for i in np.argsort(-scores, kind="stable")[:5 * top]:
-        if scores[i] <= 0 or len(chosen) == top:
+        if scores[i] < _LEAST_Z or len(chosen) == top:
             break
         if not any(_same_stem(words[i], word) for word in chosen):
             chosen.append(words[i])

@@ -1,8 +1,11 @@
 """Train a k-sparse autoencoder on dense embeddings: TopK with AuxK, plain torch.
 
 Makhzani and Frey 2013 ("k-Sparse Autoencoders") for the activation; Gao et al. 2024 ("Scaling and evaluating sparse
-autoencoders") for AuxK, the initialisation and the unit-norm decoder; k starts at four times its final value and falls
-over the first 70 % of the steps (CSRv2, 2026), which leaves hardly any latent dead on corpora of a few thousand texts.
+autoencoders") for AuxK, the initialisation and the unit-norm decoder.
+
+Starting with 4 k active latents and falling to k over the first 70 % of the steps (CSRv2, 2026) is there but off: on
+SciFact it left fewer latents silent on held-out texts (6.6 against 8.8 % of 4096) but raised FVU (0.39 against 0.36;
+1024 latents: 0.405 against 0.379, none silent) and did not raise nDCG@10 (0.944 against 0.950 of the dense vectors').
 """
 
 from __future__ import annotations
@@ -53,7 +56,7 @@ class SAEConfig:
     aux_weight : float
         Weight of that loss (1/32 in Gao et al. 2024).
     anneal_from : float
-        k starts at this multiple of its final value; 1 switches annealing off.
+        k starts at this multiple of its final value; 1 is no annealing.
     anneal_until : float
         Share of the steps over which it falls.
     held_out : float
@@ -68,7 +71,7 @@ class SAEConfig:
     learning_rate: float = 3e-3
     aux_k: int = 0
     aux_weight: float = 1 / 32
-    anneal_from: float = 4.0
+    anneal_from: float = 1.0
     anneal_until: float = 0.7
     held_out: float = 0.1
 

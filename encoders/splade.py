@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from sparsight.encoders.base import Mode, TransformerEncoder
-from sparsight.encoders.batching import Progress
+from sparsight.encoders.batching import Batch, Progress
 from sparsight.encoders.checkpoint import Settings
 from sparsight.errors import CheckpointError, InvalidArgumentError
 
@@ -90,12 +90,16 @@ class SpladeEncoder(TransformerEncoder):
             raise InvalidArgumentError(f"expected a threshold of at least 0, got {threshold}", field="threshold")
         terms: list[NDArray[np.int32]] = [np.zeros(0, np.int32)] * len(texts)
         values: list[NDArray[np.float32]] = [np.zeros(0, np.float32)] * len(texts)
-        for batch, hidden in self._run(texts, mode, max_tokens, progress):
+
+        def finish(batch: Batch, hidden: torch.Tensor) -> list[tuple[NDArray[np.int32], NDArray[np.float32]]]:
             logits = max_logits(hidden, batch.lengths, self._decoder.weight, self._decoder.bias)
             weights = activate(logits, self.settings.activation).cpu().numpy()
             weights[batch.lengths <= self._tokens.special] = 0.0  # special tokens alone say nothing about a text
-            for row, line in zip(batch.rows.tolist(), weights, strict=True):
-                terms[row], values[row] = keep_largest(line, max_terms, threshold)
+            return [keep_largest(line, max_terms, threshold) for line in weights]
+
+        for batch, rows in self._run(texts, mode, max_tokens, progress, finish):
+            for row, (row_terms, row_values) in zip(batch.rows.tolist(), rows, strict=True):
+                terms[row], values[row] = row_terms, row_values
         return _to_csr(terms, values, self.dimension)
 
 

@@ -10,10 +10,51 @@ from typing import Any
 import numpy as np
 import pytest
 
-WORDS = ["the", "cat", "sat", "on", "mat", "dog", "ran", "to", "house", "red", "blue", "old", "new", "small", "big", "and",
-         "a", "is", "was", "he", "she", "it"]
-PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", ",", "!", "?", *WORDS, "##s", "##ing", "##ed",
-          *"bcdefghijklmnopqrstuvwxyz", *[f"##{c}" for c in "abcdefghijklmnopqrstuvwxyz"]]
+WORDS = [
+    "the",
+    "cat",
+    "sat",
+    "on",
+    "mat",
+    "dog",
+    "ran",
+    "to",
+    "house",
+    "red",
+    "blue",
+    "old",
+    "new",
+    "small",
+    "big",
+    "and",
+    "a",
+    "is",
+    "was",
+    "he",
+    "she",
+    "it",
+]
+PIECES = list(
+    dict.fromkeys(
+        [
+            "[PAD]",
+            "[UNK]",
+            "[CLS]",
+            "[SEP]",
+            "[MASK]",
+            ".",
+            ",",
+            "!",
+            "?",
+            *WORDS,
+            "##s",
+            "##ing",
+            "##ed",
+            *"bcdefghijklmnopqrstuvwxyz",
+            *[f"##{c}" for c in "abcdefghijklmnopqrstuvwxyz"],
+        ]
+    )
+)
 MakeModel = Callable[..., Path]
 
 
@@ -26,7 +67,8 @@ def write_tokenizer(folder: Path, **settings: Any) -> None:
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])])
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])]
+    )
     tokenizer.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
     if settings.get("truncated"):
         tokenizer.enable_truncation(5)
@@ -42,14 +84,27 @@ def write_json(path: Path, value: object) -> None:
 @pytest.fixture(scope="session")
 def make_model(tmp_path_factory: pytest.TempPathFactory) -> MakeModel:
     """Writes a random two-layer BERT; ``masked_lm`` chooses between a head and none."""
+
     def make(*, masked_lm: bool = True, seed: int = 0, truncated: bool = False, **config: Any) -> Path:
         import torch
         from transformers import BertConfig, BertForMaskedLM, BertModel
 
         folder = tmp_path_factory.mktemp("model")
-        settings = BertConfig(**({"vocab_size": len(PIECES), "hidden_size": 16, "num_hidden_layers": 2,
-                                  "num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 64,
-                                  "initializer_range": 0.5, "pad_token_id": 0} | config))
+        settings = BertConfig(
+            **(
+                {
+                    "vocab_size": len(PIECES),
+                    "hidden_size": 16,
+                    "num_hidden_layers": 2,
+                    "num_attention_heads": 2,
+                    "intermediate_size": 32,
+                    "max_position_embeddings": 64,
+                    "initializer_range": 0.5,
+                    "pad_token_id": 0,
+                }
+                | config
+            )
+        )
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             model = (BertForMaskedLM if masked_lm else BertModel)(settings).eval()
@@ -75,12 +130,16 @@ def dense_folder(make_model: MakeModel) -> Path:
 @pytest.fixture
 def change_weights() -> Callable[[Path, Callable[[dict[str, Any]], dict[str, Any]]], None]:
     """Rewrites a folder's model.safetensors through a function of its tensors."""
+
     def change(folder: Path, function: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
         from safetensors.numpy import load_file, save_file
 
         tensors = function(dict(load_file(folder / "model.safetensors")))
-        save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()},
-                  folder / "model.safetensors", metadata={"format": "pt"})
+        save_file(
+            {name: np.ascontiguousarray(array) for name, array in tensors.items()},
+            folder / "model.safetensors",
+            metadata={"format": "pt"},
+        )
 
     return change
 

@@ -37,16 +37,29 @@ def edit(path: Path, **changes: object) -> None:
 
 def test_plain_folders(splade: Path, dense: Path) -> None:
     settings = read_settings(splade)
-    assert (settings.kind, settings.activation, settings.pooling, settings.max_tokens) == ("sparse", "log1p_relu", "", 64)
+    assert (settings.kind, settings.activation, settings.pooling, settings.max_tokens) == (
+        "sparse",
+        "log1p_relu",
+        "",
+        64,
+    )
     settings = read_settings(dense)
     assert (settings.kind, settings.activation, settings.pooling, settings.max_tokens) == ("dense", "", "mean", 64)
 
 
 def test_sentence_transformers_dense(dense: Path) -> None:
-    put(dense / "modules.json", [TRANSFORMER, {"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
-                                 {"path": "2_Normalize", "type": "sentence_transformers.models.Normalize"}])
-    put(dense / "1_Pooling" / "config.json", {"word_embedding_dimension": 16, "pooling_mode_cls_token": True,
-                                              "pooling_mode_mean_tokens": False})
+    put(
+        dense / "modules.json",
+        [
+            TRANSFORMER,
+            {"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+            {"path": "2_Normalize", "type": "sentence_transformers.models.Normalize"},
+        ],
+    )
+    put(
+        dense / "1_Pooling" / "config.json",
+        {"word_embedding_dimension": 16, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False},
+    )
     put(dense / "sentence_bert_config.json", {"max_seq_length": 32, "do_lower_case": True})
     put(dense / "config_sentence_transformers.json", {"prompts": {"query": "find: ", "other": "x"}})
     settings = read_settings(dense)
@@ -61,9 +74,16 @@ def test_sentence_transformers_dense(dense: Path) -> None:
 
 @pytest.mark.parametrize(("given", "expected"), [("relu", "log1p_relu"), ("log1p_relu", "log1p_log1p_relu")])
 def test_sentence_transformers_sparse(splade: Path, given: str, expected: str) -> None:
-    put(splade / "modules.json", [
-        TRANSFORMER | {"type": "sentence_transformers.sparse_encoder.models.MLMTransformer.MLMTransformer"},
-        {"path": "1_SpladePooling", "type": "sentence_transformers.sparse_encoder.models.SpladePooling.SpladePooling"}])
+    put(
+        splade / "modules.json",
+        [
+            TRANSFORMER | {"type": "sentence_transformers.sparse_encoder.models.MLMTransformer.MLMTransformer"},
+            {
+                "path": "1_SpladePooling",
+                "type": "sentence_transformers.sparse_encoder.models.SpladePooling.SpladePooling",
+            },
+        ],
+    )
     put(splade / "1_SpladePooling" / "config.json", {"pooling_strategy": "max", "activation_function": given})
     settings = read_settings(splade)
     assert (settings.kind, settings.activation) == ("sparse", expected)
@@ -78,8 +98,15 @@ def test_module_outside_the_folder(dense: Path) -> None:
         read_settings(dense)
 
 
-@pytest.mark.parametrize("modules", [[TRANSFORMER, {"path": "1", "type": "x.Pooling"}, {"path": "2", "type": "x.Dense"}],
-                                     [{"path": "", "type": "x.WordEmbeddings"}], [{}], [3]])
+@pytest.mark.parametrize(
+    "modules",
+    [
+        [TRANSFORMER, {"path": "1", "type": "x.Pooling"}, {"path": "2", "type": "x.Dense"}],
+        [{"path": "", "type": "x.WordEmbeddings"}],
+        [{}],
+        [3],
+    ],
+)
 def test_other_modules_are_refused(dense: Path, modules: list[Any]) -> None:
     put(dense / "modules.json", modules)
     with pytest.raises(CheckpointError):
@@ -87,12 +114,22 @@ def test_other_modules_are_refused(dense: Path, modules: list[Any]) -> None:
 
 
 def test_own_settings_win(splade: Path) -> None:
-    put(splade / "sparsight.json", {"kind": "sparse", "activation": "log1p_log1p_relu", "max_tokens": 24,
-                                    "prompts": {"document": "passage: "}})
+    put(
+        splade / "sparsight.json",
+        {"kind": "sparse", "activation": "log1p_log1p_relu", "max_tokens": 24, "prompts": {"document": "passage: "}},
+    )
     settings = read_settings(splade)
     assert (settings.activation, settings.max_tokens, settings.prompts) == (
-        "log1p_log1p_relu", 24, {"document": "passage: "})
-    for wrong in ({"activation": "tanh"}, {"kind": "graph"}, {"prompts": {"query": 3}}, {"kind": "dense", "pooling": "x"}):
+        "log1p_log1p_relu",
+        24,
+        {"document": "passage: "},
+    )
+    for wrong in (
+        {"activation": "tanh"},
+        {"kind": "graph"},
+        {"prompts": {"query": 3}},
+        {"kind": "dense", "pooling": "x"},
+    ):
         put(splade / "sparsight.json", wrong)
         with pytest.raises(CheckpointError):
             read_settings(splade)
@@ -119,9 +156,13 @@ def test_unusable_config(splade: Path, damage: str) -> None:
 def test_old_layer_norm_names(splade: Path, change_weights: Change) -> None:
     change_weights(splade, lambda tensors: tensors | {"bert.embeddings.LayerNorm.weight": np.full(16, 1.5, np.float32)})
     new = load_model(read_settings(splade)).state_dict()
-    change_weights(splade, lambda tensors: {
-        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): array
-        for name, array in tensors.items()})
+    change_weights(
+        splade,
+        lambda tensors: {
+            name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): array
+            for name, array in tensors.items()
+        },
+    )
     old = load_model(read_settings(splade)).state_dict()
     assert old["bert.embeddings.LayerNorm.weight"].tolist() == [1.5] * 16
     assert new.keys() == old.keys() and all(bool((new[name] == old[name]).all()) for name in new)
@@ -137,8 +178,15 @@ def test_head_is_tied_and_biased(splade: Path) -> None:
     assert np.abs(stored["cls.predictions.bias"]).max() > 0.1
 
 
-@pytest.mark.parametrize("name", ["cls.predictions.bias", "cls.predictions.transform.dense.weight",
-                                  "bert.encoder.layer.1.output.dense.weight", "bert.embeddings.word_embeddings.weight"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cls.predictions.bias",
+        "cls.predictions.transform.dense.weight",
+        "bert.encoder.layer.1.output.dense.weight",
+        "bert.embeddings.word_embeddings.weight",
+    ],
+)
 def test_missing_weights(splade: Path, change_weights: Change, name: str) -> None:
     change_weights(splade, lambda tensors: {key: array for key, array in tensors.items() if key != name})
     with pytest.raises(CheckpointError, match="do not fit") as caught:
@@ -154,8 +202,11 @@ def test_untied_head_needs_its_own_matrix(splade: Path, change_weights: Change) 
 
 
 def test_tying_never_replaces_a_stored_head(splade: Path, change_weights: Change) -> None:
-    other = np.random.default_rng(0).normal(size=(len(json.loads((splade / "tokenizer.json").read_text())["model"]["vocab"]),
-                                                  16)).astype(np.float32)
+    other = (
+        np.random.default_rng(0)
+        .normal(size=(len(json.loads((splade / "tokenizer.json").read_text())["model"]["vocab"]), 16))
+        .astype(np.float32)
+    )
     change_weights(splade, lambda tensors: tensors | {"cls.predictions.decoder.weight": other})
     try:
         decoder: Any = load_model(read_settings(splade)).get_output_embeddings()  # type: ignore[operator]
@@ -169,10 +220,13 @@ def test_tying_never_replaces_a_stored_head(splade: Path, change_weights: Change
 def test_damaged_weights(splade: Path, change_weights: Change, damage: str) -> None:
     path = splade / "model.safetensors"
     if damage == "shape":
-        change_weights(splade, lambda tensors: tensors | {"cls.predictions.transform.dense.bias": np.ones(8, np.float32)})
+        change_weights(
+            splade, lambda tensors: tensors | {"cls.predictions.transform.dense.bias": np.ones(8, np.float32)}
+        )
     elif damage == "nan":
-        change_weights(splade, lambda tensors: tensors | {
-            "cls.predictions.transform.dense.bias": np.full(16, np.nan, np.float32)})
+        change_weights(
+            splade, lambda tensors: tensors | {"cls.predictions.transform.dense.bias": np.full(16, np.nan, np.float32)}
+        )
     elif damage == "truncated":
         path.write_bytes(path.read_bytes()[:-100])
     elif damage == "pickle":

