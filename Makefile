@@ -61,7 +61,7 @@ $(VENV)/.requirements: pyproject.toml constraints.txt
 		{ echo "sparsight needs a C++20 compiler to build its kernels: apt-get install g++" >&2; exit 1; }
 	@echo "Installing the requirements into $(VENV) (minutes, the first time) ..."
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
-	$(RUN) -c 'import tomllib; \
+	@$(RUN) -c 'import tomllib; \
 		project = tomllib.load(open("pyproject.toml", "rb")); \
 		needed = (project["build-system"]["requires"], project["project"]["dependencies"], project["project"]["optional-dependencies"]["dev"]); \
 		print(*(line for part in needed for line in part), sep="\n")' > $(VENV)/requirements.txt

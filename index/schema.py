@@ -208,10 +208,10 @@ class CollectionSchema:
             if spec.max_terms < 0 or spec.max_query_terms < 0:
                 raise InvalidArgumentError("max_terms and max_query_terms are not negative", field=place)
         elif isinstance(spec, BM25Field):
-            if not (0 <= spec.k1 <= 100 and 0 <= spec.b <= 1):
-                raise InvalidArgumentError(
-                    f"k1 is 0 to 100 and b is 0 to 1; got {spec.k1} and {spec.b}", field=f"{place}.k1"
-                )
+            if not 0 <= spec.k1 <= 100:
+                raise InvalidArgumentError(f"k1 is 0 to 100; got {spec.k1}", field=f"{place}.k1")
+            if not 0 <= spec.b <= 1:
+                raise InvalidArgumentError(f"b is 0 to 1; got {spec.b}", field=f"{place}.b")
             if spec.language not in ("english", "none"):
                 raise InvalidArgumentError(
                     f'language is "english" or "none"; got {spec.language!r:.80}', field=f"{place}.language"

@@ -156,9 +156,12 @@ class Collection:
         ------
         UnknownDocumentError
         """
+        check_document_id(id)
         found = self.get_many([id], include=include)
         if not found:
-            raise UnknownDocumentError(f"collection {self.name!r} has no document {id!r:.80}", field="id", id=id[:80])
+            raise UnknownDocumentError(
+                f"collection {self.name!r} has no document {id!r:.80}", field="id", id=id[:80], collection=self.name
+            )
         return found[0]
 
     def get_many(self, ids: Iterable[str], *, include: Sequence[str] = STORED) -> list[Document]:

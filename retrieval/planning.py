@@ -207,6 +207,14 @@ def _leg(generation: Generation, query: Query, item: Retriever, place: str) -> L
             raise InvalidQueryError(f"field {schema.name!r} takes no dense vector", field=f"{place}.dense")
         leg.vector = check_dense(item.dense, source, f"{place}.dense")
     else:
+        behind = schema if schema.kind in ("sparse", "bm25") else _source(generation, schema)
+        assert behind is not None
+        if isinstance(behind.spec, SparseField | DenseField) and not behind.spec.encoder:
+            raise InvalidQueryError(
+                f"field {behind.name!r} has no encoder: it takes ready vectors, not text",
+                field=f"{place}.text",
+                reason="NO_ENCODER",
+            )
         leg.text = check_text(item.text or query.text, f"{place}.text", MAX_QUERY_TEXT)
         if not leg.text.strip():
             raise InvalidQueryError(

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsight.errors import InvalidQueryError, UnknownFeatureError
+from sparsight.errors import InvalidQueryError, UnknownFeatureError, UnknownFieldError
 from sparsight.index.generation import Condition, Generation
 from sparsight.index.rows import SparseRow
 from sparsight.index.schema import DerivedModel, FieldSchema
@@ -147,7 +147,11 @@ def _check(
 def sae_field(generation: Generation, name: str, place: str) -> FieldSchema:
     """The SAE field of that name, or the collection's only one when ``name`` is ""."""
     if name:
-        schema = generation.field(name)
+        try:
+            schema = generation.field(name)
+        except UnknownFieldError as error:
+            error.field = place
+            raise
         if not isinstance(schema.spec, SAEField):
             raise InvalidQueryError(f"field {name!r:.80} has no features: it is a {schema.kind} field", field=place)
         return schema

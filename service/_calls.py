@@ -8,12 +8,10 @@ once.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import re
 import time
 import uuid
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from google.longrunning import operations_proto_pb2 as longrunning_pb2
@@ -28,6 +26,17 @@ from sparsight.errors import (
     InvalidQueryError,
     SparsightError,
 )
+from sparsight.service._parts import (
+    PART_IDS,
+    PART_QUERIES,
+    SEARCH_SECONDS,
+    Rpc,
+    Steps,
+    document_parts,
+    in_parts,
+    moved,
+    part_id,
+)
 from sparsight.service.convert import enum_to_proto, integer, sparse_from_proto, text
 from sparsight.service.convert_collections import (
     ANY_FIELD,
@@ -40,13 +49,11 @@ from sparsight.service.convert_collections import (
 )
 from sparsight.service.convert_documents import (
     document_from_proto,
-    document_to_proto,
     include_to_proto,
     page_from_proto,
     write_from_proto,
 )
 from sparsight.service.convert_search import query_to_proto, result_from_proto
-from sparsight.service.limits import MAX_MESSAGE_BYTES, PART_BYTES
 from sparsight.types import (
     CollectionInfo,
     Document,
@@ -64,9 +71,6 @@ from sparsight.types import (
 )
 from sparsight.v1 import collections_pb2, documents_pb2, encoding_pb2, features_pb2, search_pb2
 
-SEARCH_SECONDS = 10.0
-"""Default deadline of what a person waits for: searches, reads, descriptions."""
-
 BATCH_SECONDS = 120.0
 """Default deadline of writes, batches, encoding and maintenance."""
 
@@ -76,26 +80,7 @@ VERIFY_SECONDS = 3600.0
 WAIT_SECONDS = 20.0
 """How long one request waits for an operation; as many follow as are needed."""
 
-_PART_DOCUMENTS = 10_000
-_PART_IDS = 1_000
-_PART_QUERIES = 1_024
-_ROOM_BYTES = 64 * 1024  # for what stands in a request beside its documents
 _MODES = {"document": encoding_pb2.ENCODE_MODE_DOCUMENT, "query": encoding_pb2.ENCODE_MODE_QUERY}
-_DOCUMENT_KEYS = {item.name for item in dataclasses.fields(Document)}
-
-T = TypeVar("T")
-
-
-class Rpc(NamedTuple):
-    """One request on its way: the method's full name, the messages, and the default deadline in seconds."""
-
-    method: str
-    request: Message
-    response: type[Message]
-    seconds: float = SEARCH_SECONDS
-
-
-Steps: TypeAlias = Generator[Rpc, Any, T]
 
 
 def _rpc(service: str, method: str, request: Message, response: type[Message], seconds: float = SEARCH_SECONDS) -> Rpc:
@@ -173,9 +158,9 @@ def upsert(collection: str, documents: Iterable[Document | Mapping[str, Any]], r
     """Write documents in parts of at most 8 MiB, each atomic by itself and each with a request id of its own."""
     parent, base = collection_resource(collection, "collection"), _request_id(request_id)
     total = WriteResult()
-    for number, (start, messages) in enumerate(_document_parts(documents)):
+    for number, (start, messages) in enumerate(document_parts(documents)):
         request = documents_pb2.UpsertDocumentsRequest(
-            parent=parent, documents=messages, request_id=_part_id(base, number)
+            parent=parent, documents=messages, request_id=part_id(base, number)
         )
         try:
             answer = yield _rpc(
@@ -184,7 +169,7 @@ def upsert(collection: str, documents: Iterable[Document | Mapping[str, Any]], r
         except SparsightError as error:
             if total.upserted:
                 error.details["documents_written"] = str(total.upserted)
-            raise _moved(error, "documents", start) from None
+            raise moved(error, "documents", start) from None
         total = _sum(total, write_from_proto(answer.summary))
     return total
 
@@ -212,7 +197,7 @@ def get(collection: str, id: str, include: Sequence[str]) -> Steps[Document]:
     return document_from_proto(answer.document)
 
 
-def get_many(collection: str, ids: Sequence[str], include: Sequence[str]) -> Steps[list[Document]]:
+def get_many(collection: str, ids: Iterable[str], include: Sequence[str]) -> Steps[list[Document]]:
     if isinstance(ids, str):
         raise InvalidArgumentError("expected ids, got one string", field="ids")
     parent, mask = collection_resource(collection, "collection"), include_to_proto(include)
@@ -222,7 +207,7 @@ def get_many(collection: str, ids: Sequence[str], include: Sequence[str]) -> Ste
         request = documents_pb2.BatchGetDocumentsRequest(parent=parent, ids=part, include=mask)
         return _rpc("DocumentService", "BatchGetDocuments", request, documents_pb2.BatchGetDocumentsResponse)
 
-    answers = yield from _in_parts("ids", wanted, lambda id: 4 * len(id), _PART_IDS, rpc)
+    answers = yield from in_parts("ids", wanted, lambda id: 4 * len(id), PART_IDS, rpc)
     return [document_from_proto(item) for answer in answers for item in answer.documents]
 
 
@@ -247,56 +232,6 @@ def scroll(collection: str, filter: str, page_size: int, page_token: str, includ
     )
 
 
-def as_document(item: Document | Mapping[str, Any], path: str) -> Document:
-    """A document, or the document that a mapping of its parts describes."""
-    if isinstance(item, Mapping):
-        unknown = sorted(map(str, set(item) - _DOCUMENT_KEYS))
-        if unknown or "id" not in item:
-            keys = ", ".join(sorted(_DOCUMENT_KEYS - {"version"}))
-            what = f"unknown key {unknown[0]!r:.80}" if unknown else "no id"
-            raise InvalidArgumentError(f"a document has the keys {keys}; got {what}", field=path)
-        return Document(**item)
-    if not isinstance(item, Document):
-        raise InvalidArgumentError(f"expected a document, got {type(item).__name__}", field=path)
-    return item
-
-
-def _document_parts(
-    documents: Iterable[Document | Mapping[str, Any]],
-) -> Iterator[tuple[int, list[documents_pb2.Document]]]:
-    """Position of the first document and the messages of each part; one empty part when there are no documents."""
-    if isinstance(documents, (str, bytes, Mapping, Document)):
-        raise InvalidArgumentError(f"expected a list of documents, got {type(documents).__name__}", field="documents")
-    part: list[documents_pb2.Document] = []
-    start, size, position = 0, 0, -1
-    seen: dict[str, int] = {}
-    for position, item in enumerate(documents):
-        place = f"documents[{position}]"
-        message = document_to_proto(as_document(item, place), place)
-        if (first := seen.setdefault(message.id, position)) != position:
-            # Within a part the server would see it; across parts the second would silently replace the first.
-            raise InvalidArgumentError(
-                f"id {message.id!r:.80} is there twice (also documents[{first}])",
-                field=f"{place}.id",
-                reason="DUPLICATE_ID",
-            )
-        bytes_ = message.ByteSize()
-        if bytes_ > MAX_MESSAGE_BYTES - _ROOM_BYTES:
-            raise InvalidArgumentError(
-                f"a document has at most {MAX_MESSAGE_BYTES - _ROOM_BYTES} bytes; got {bytes_}",
-                field=place,
-                reason="DOCUMENT_TOO_LARGE",
-                received=bytes_,
-            )
-        if part and (size + bytes_ > PART_BYTES or len(part) == _PART_DOCUMENTS):
-            yield start, part
-            part, start, size = [], position, 0
-        part.append(message)
-        size += bytes_
-    if part or position < 0:
-        yield start, part
-
-
 def _sum(a: WriteResult, b: WriteResult) -> WriteResult:
     return WriteResult(
         a.upserted + b.upserted,
@@ -311,14 +246,6 @@ def _sum(a: WriteResult, b: WriteResult) -> WriteResult:
 def _request_id(given: str) -> str:
     # One of our own where the caller gave none: a retry after a lost answer must not count as a second write.
     return text(given, "request_id") or uuid.uuid4().hex
-
-
-def _part_id(base: str, number: int) -> str:
-    """Request id of a part: the caller's own for the first, so that a write that fits into one part has just that."""
-    if not number:
-        return base
-    stem = base if len(base) <= 100 else hashlib.sha256(base.encode()).hexdigest()  # the server takes up to 128
-    return f"{stem}/{number}"
 
 
 # --- search -----------------------------------------------------------------------------------------------
@@ -359,7 +286,7 @@ def batch_search(
         request = search_pb2.BatchSearchRequest(parent=parent, queries=part)
         return _rpc("SearchService", "BatchSearch", request, search_pb2.BatchSearchResponse, BATCH_SECONDS)
 
-    answers = yield from _in_parts("queries", messages, lambda message: message.ByteSize(), _PART_QUERIES, rpc)
+    answers = yield from in_parts("queries", messages, lambda message: message.ByteSize(), PART_QUERIES, rpc)
     total_ms = 1000 * (time.perf_counter() - started)
     return [result_from_proto(result, total_ms) for answer in answers for result in answer.results]
 
@@ -412,7 +339,7 @@ def encode(model: str, texts: Sequence[str], mode: str) -> Steps[list[SparseVect
         request = encoding_pb2.EncodeRequest(model=name, texts=part, mode=number)
         return _rpc("EncodingService", "Encode", request, encoding_pb2.EncodeResponse, BATCH_SECONDS)
 
-    answers = yield from _in_parts("texts", wanted, lambda item: 4 * len(item), _PART_IDS, rpc)
+    answers = yield from in_parts("texts", wanted, lambda item: 4 * len(item), PART_IDS, rpc)
     if answers[0].WhichOneof("vectors") == "dense":
         parts = [answer.dense for answer in answers]
         return np.concatenate([np.array(part.values, np.float32).reshape(part.rows, part.columns) for part in parts])
@@ -486,52 +413,3 @@ def wait_operation(name: str, timeout: float | None) -> Steps[Operation]:
             return state
         if end is not None and time.monotonic() >= end:
             raise DeadlineError(f"{name} was not done after {timeout} s")
-
-
-# --- parts ------------------------------------------------------------------------------------------------
-
-
-def _in_parts(
-    name: str, items: Sequence[T], size_of: Callable[[T], int], most: int, rpc: Callable[[Sequence[T]], Rpc]
-) -> Steps[list[Any]]:
-    """Answers to ``rpc`` over parts of ``items`` that fit into messages; at least one request is made.
-
-    A part whose answer turns out too large is halved. Positions ``name[i]`` in errors become those of the whole list.
-    """
-    waiting = list(_cut(items, size_of, most))[::-1] or [(0, items)]
-    answers = []
-    while waiting:
-        start, part = waiting.pop()
-        try:
-            answers.append((yield rpc(part)))
-        except SparsightError as error:
-            if error.reason != "RESPONSE_TOO_LARGE" or len(part) < 2:
-                raise _moved(error, name, start, alone=len(part) == 1 < len(items)) from None
-            middle = len(part) // 2
-            waiting += [(start + middle, part[middle:]), (start, part[:middle])]
-    return answers
-
-
-def _cut(items: Sequence[T], size_of: Callable[[T], int], most: int) -> Iterator[tuple[int, Sequence[T]]]:
-    start, size = 0, 0
-    for position, item in enumerate(items):
-        added = size_of(item)
-        if position > start and (size + added > PART_BYTES or position - start == most):
-            yield start, items[start:position]
-            start, size = position, 0
-        size += added
-    if len(items) > start:
-        yield start, items[start:]
-
-
-def _moved(error: SparsightError, name: str, start: int, *, alone: bool = False) -> SparsightError:
-    """The error with the position in its path counted from the start of the caller's list.
-
-    ``alone``: the part was one query of several, for which the engine leaves the position out.
-    """
-    found = re.match(rf"{name}\[(\d+)\]", error.field)
-    if found:
-        error.field = f"{name}[{int(found[1]) + start}]{error.field[found.end() :]}"
-    elif alone and name == "queries" and error.field:
-        error.field = f"{name}[{start}].{error.field}"
-    return error

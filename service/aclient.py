@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from sparsight.errors import ClosedError, SparsightError, UnavailableError
 from sparsight.service import _calls
-from sparsight.service._calls import Rpc
 from sparsight.service._channel import channel_options, check_target, check_timeout
+from sparsight.service._parts import Rpc
 from sparsight.service.errors import from_rpc_error
 from sparsight.types import (
     CollectionInfo,

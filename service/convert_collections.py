@@ -191,8 +191,12 @@ def passages_to_proto(spec: PassageSpec, path: str = "passages") -> collections_
 
 def passages_from_proto(message: collections_pb2.PassageSpec) -> PassageSpec:
     """How texts are split; absent parts are the defaults."""
-    names = ("max_tokens", "overlap_tokens", "max_passages")
-    return PassageSpec(**{name: getattr(message, name) for name in names if message.HasField(name)})
+    default = PassageSpec()
+    return PassageSpec(
+        max_tokens=message.max_tokens if message.HasField("max_tokens") else default.max_tokens,
+        overlap_tokens=message.overlap_tokens if message.HasField("overlap_tokens") else default.overlap_tokens,
+        max_passages=message.max_passages,
+    )
 
 
 def info_to_proto(info: CollectionInfo) -> collections_pb2.Collection:

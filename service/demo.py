@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 import textwrap
 import time
 from pathlib import Path
@@ -40,7 +43,8 @@ _FILTERED = "galaxy redshift survey"
 _FILTER = 'year >= 2010 and primary in ["astro-ph.CO", "astro-ph.GA", "astro-ph.IM", "stat.AP", "stat.ME"]'
 _STEERED = "recurrent neural networks for sequences"
 _WORDS = "music"
-_STRENGTH = 2.0
+_STRENGTH = 1.0
+_WARM_UP_S = 120.0
 
 
 def run_demo(folder: Path, output: Output, *, documents: int = 0) -> dict[str, Any]:
@@ -118,8 +122,10 @@ def _search(client: Client, output: Output) -> dict[str, Any]:
     _headline(output, "1. A search, explained", f'"{_PLAIN}"', "SPLADE and dense in one query; every score is the sum "
               "of its parts.")
     hybrid = [Retriever("splade", weight=0.5), Retriever("dense", weight=0.5)]
+    # The first query loads the models, which on a busy machine takes longer than a search may.
+    collection.search(Query(text="warm up", retrievers=hybrid, k=1), timeout=_WARM_UP_S)
     plain = collection.search(Query(text=_PLAIN, retrievers=hybrid, k=3, explain=True))
-    print_hits(console, plain, explain=True)
+    print_hits(console, plain, explain=True, contributions=4)
 
     _headline(output, "2. A search with a filter", f'"{_FILTERED}"', _FILTER)
     filtered = collection.search(Query(text=_FILTERED, retrievers=hybrid, filter=_FILTER, k=5))
@@ -164,10 +170,12 @@ def _print_movements(output: Output, result: SearchResult) -> None:
 def _say_how_to_go_on(folder: Path, seconds: float, output: Output) -> None:
     output.console.print()
     output.console.print(Rule(f"[bold]Done in {seconds:.0f} s. To go on:[/]", align="left", style="dim"))
+    # `make demo` runs it from a virtual environment that is not on the path.
+    program = "sparsight" if shutil.which("sparsight") else os.path.relpath(sys.argv[0])
     output.console.print(textwrap.dedent(f"""\
-        sparsight search "word embeddings" --data {folder} --explain
-        sparsight features robot --data {folder}
-        sparsight serve --data {folder}
+        {program} search "word embeddings" --data {folder} --explain
+        {program} features robot --data {folder}
+        {program} serve --data {folder}
 
         import sparsight
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -48,9 +49,8 @@ def aconnect(target: str, **options: Any) -> AsyncClient:
 
 def __getattr__(name: str) -> Any:
     # `sparsight.Query`, `sparsight.Document`, `sparsight.NotFoundError`, ... without importing them up front.
-    from sparsight import errors, types
-
-    for module in (types, errors):
+    # import_module and not `from sparsight import`: the latter would ask this function for the module again.
+    for module in (import_module("sparsight.types"), import_module("sparsight.errors")):
         if name in module.__all__:
             return getattr(module, name)
     raise AttributeError(f"module 'sparsight' has no attribute {name!r}")

@@ -36,6 +36,7 @@ _SPLIT = PassageSpec()
 _MEASURES = ("nDCG@10", "R@100", "RR@10")
 _DEPTH = 100
 _WARM_UP = 5
+_TIMEOUT_S = 120.0  # for the first query, which loads the models
 _HYBRID = ("splade", "dense")
 
 
@@ -158,7 +159,7 @@ def _ask(
 ) -> tuple[dict[str, list[tuple[str, float]]], list[float]]:
     def ask(text: str) -> Any:
         return collection.search(Query(text=text, retrievers=retrievers, k=_DEPTH, include=(),
-                                       fusion=Fusion(depth=_DEPTH)))
+                                       fusion=Fusion(depth=_DEPTH)), timeout=_TIMEOUT_S)
 
     for text in list(queries.values())[:_WARM_UP]:
         ask(text)

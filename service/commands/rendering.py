@@ -14,8 +14,8 @@ from sparsight.types import Contribution, Feature, Hit, Movement, RetrieverScore
 __all__ = ["bar", "print_features", "print_hits"]
 
 _BAR_CELLS = 24
-_CONTRIBUTIONS = 6
-_METADATA_LENGTH = 48
+_CONTRIBUTION_CELLS = 16
+_METADATA_LENGTH = 32
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
@@ -33,22 +33,19 @@ def bar(value: float, largest: float, cells: int = _BAR_CELLS) -> str:
     return _EIGHTHS[8] * (eighths // 8) + (_EIGHTHS[eighths % 8] if eighths % 8 else "")
 
 
-def print_hits(console: Console, result: SearchResult, *, explain: bool = False, title: str = "") -> None:
+def print_hits(console: Console, result: SearchResult, *, explain: bool = False, contributions: int = 6) -> None:
     """A line per hit; with ``explain`` also what its score is made of, and what moved it."""
     moved = any(hit.explanation and hit.explanation.movement for hit in result.hits)
-    if not explain:
-        table = _hit_table(title, moved)
-        for hit in result.hits:
-            table.add_row(*_hit_row(hit, moved))
-        console.print(table)
-    else:
-        if title:
-            console.print(f"[bold]{escape(title)}[/]")
-        for hit in result.hits:
-            table = _hit_table("", moved, header=False)
-            table.add_row(*_hit_row(hit, moved))
+    table = _hit_table(moved)
+    for position, hit in enumerate(result.hits):
+        if position and explain:
+            table = _hit_table(moved, header=False)
+        table.add_row(*_hit_row(hit, moved))
+        if explain:
             console.print(table)
-            _print_explanation(console, hit)
+            _print_explanation(console, hit, contributions)
+    if result.hits and not explain:
+        console.print(table)
     for warning in result.warnings:
         console.print(f"[yellow]warning:[/] {escape(warning)}")
     if not result.hits:
@@ -59,16 +56,15 @@ def print_hits(console: Console, result: SearchResult, *, explain: bool = False,
                   f"{timings.search_ms:.1f}, fetching {timings.fetch_ms:.1f})[/]")
 
 
-def _hit_table(title: str, moved: bool, header: bool = True) -> Table:
-    table = Table(title=escape(title) or None, title_justify="left", title_style="bold", box=None, pad_edge=False,
-                  show_header=header)
+def _hit_table(moved: bool, header: bool = True) -> Table:
+    table = Table(box=None, pad_edge=False, show_header=header)
     table.add_column("#", justify="right", style="bold")
     if moved:
         table.add_column("was", justify="right", style="dim")
     table.add_column("score", justify="right", style="cyan")
     table.add_column("id", style="green", no_wrap=True)
     table.add_column("title", ratio=1)
-    table.add_column("", style="dim", justify="right")
+    table.add_column("", style="dim", justify="right", no_wrap=True, max_width=_METADATA_LENGTH)
     return table
 
 
@@ -88,9 +84,12 @@ def _before(movement: Movement | None) -> str:
 
 
 def _metadata(hit: Hit) -> str:
-    parts = (" ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-             for value in hit.metadata.values() if not isinstance(value, dict))
-    return _shorten("  ".join(parts), _METADATA_LENGTH)
+    """Short values first and lists by their first entry; a value that stands in a list is not repeated."""
+    lists = [value for value in hit.metadata.values() if isinstance(value, list | tuple) and value]
+    single = [str(value) for value in hit.metadata.values() if not isinstance(value, dict | list | tuple)
+              and not any(value in entries for entries in lists)]
+    firsts = [f"{entries[0]}{' +' if len(entries) > 1 else ''}" for entries in lists]
+    return _shorten("  ".join(sorted(single, key=len) + firsts), _METADATA_LENGTH)
 
 
 def _shorten(text: str, length: int) -> str:
@@ -98,7 +97,7 @@ def _shorten(text: str, length: int) -> str:
     return line if len(line) <= length else line[: length - 3].rstrip() + "..."
 
 
-def _print_explanation(console: Console, hit: Hit) -> None:
+def _print_explanation(console: Console, hit: Hit, limit: int) -> None:
     if hit.explanation is None:
         return
     largest = max((abs(part.share) for part in hit.explanation.retrievers), default=0.0)
@@ -106,18 +105,18 @@ def _print_explanation(console: Console, hit: Hit) -> None:
         place = f"rank {part.rank}" if part.rank else "not among its first"
         console.print(f"     [magenta]{escape(part.field):<8}[/] {part.share:>8.4f} [magenta]{bar(part.share, largest)}"
                       f"[/] [dim]{part.score:.4g} there, {place}[/]")
-        _print_contributions(console, part)
+        _print_contributions(console, part, limit)
     if hit.explanation.movement is not None:
-        _print_movement(console, hit.explanation.movement)
+        _print_movement(console, hit.explanation.movement, limit)
 
 
-def _print_contributions(console: Console, part: RetrieverScore) -> None:
+def _print_contributions(console: Console, part: RetrieverScore, limit: int) -> None:
     largest_first = sorted(part.contributions, key=lambda entry: -abs(entry.score))
-    shown = largest_first[:_CONTRIBUTIONS]
+    shown = largest_first[:limit]
     if not shown:
         return
     table = _contribution_table(shown)
-    rest = part.rest + sum(entry.score for entry in largest_first[_CONTRIBUTIONS:])
+    rest = part.rest + sum(entry.score for entry in largest_first[limit:])
     if len(largest_first) > len(shown) or part.rest:
         table.add_row("the rest", f"{rest:.4g}", "")
     console.print(Padding(table, (0, 0, 0, 14)))
@@ -125,22 +124,22 @@ def _print_contributions(console: Console, part: RetrieverScore) -> None:
 
 def _contribution_table(contributions: Sequence[Contribution]) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(max_width=36, no_wrap=True, overflow="ellipsis")
+    table.add_column(max_width=34, no_wrap=True, overflow="ellipsis")
     table.add_column(justify="right")
-    table.add_column()
+    table.add_column(no_wrap=True)
     largest = max(abs(entry.score) for entry in contributions)
     for entry in contributions:
         colour = "blue" if entry.score >= 0 else "red"
         table.add_row(escape(entry.label or f"#{entry.index}"), f"{entry.score:.4g}",
-                      f"[{colour}]{bar(entry.score, largest)}[/]")
+                      f"[{colour}]{bar(entry.score, largest, _CONTRIBUTION_CELLS)}[/]")
     return table
 
 
-def _print_movement(console: Console, movement: Movement) -> None:
+def _print_movement(console: Console, movement: Movement, limit: int) -> None:
     before = f"rank {movement.rank_before}" if movement.rank_before else "not among the candidates"
     console.print(f"     [yellow]moved[/]    {before} -> rank {movement.rank_after}, score "
                   f"{movement.score_before:.4g} -> {movement.score_after:.4g}")
-    shown = sorted(movement.by_feature, key=lambda entry: -abs(entry.score))[:_CONTRIBUTIONS]
+    shown = sorted(movement.by_feature, key=lambda entry: -abs(entry.score))[:limit]
     if shown:
         console.print(Padding(_contribution_table(shown), (0, 0, 0, 14)))
 

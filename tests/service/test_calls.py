@@ -20,7 +20,7 @@ from sparsight.errors import (
     SparsightError,
 )
 from sparsight.service import _calls
-from sparsight.service._calls import Rpc
+from sparsight.service._parts import Rpc
 from sparsight.service.convert_collections import operation_to_proto
 from sparsight.service.limits import MAX_MESSAGE_BYTES, PART_BYTES
 from sparsight.types import Document, Operation, Query, WriteResult

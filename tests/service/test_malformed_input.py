@@ -166,13 +166,13 @@ def _wrap(parent: str, struct_bytes: bytes) -> bytes:
     return b"\x0a" + _varint(len(parent)) + parent.encode() + b"\x12" + _varint(len(document)) + document
 
 
-row("get: empty id", "DocumentService/GetDocument", documents_pb2.GetDocumentRequest(parent=P), "ids[0]", "512")
+row("get: empty id", "DocumentService/GetDocument", documents_pb2.GetDocumentRequest(parent=P), "id", "512")
 row("get: unknown id", "DocumentService/GetDocument", documents_pb2.GetDocumentRequest(parent=P, id="nope"), "id",
     "UNKNOWN_DOCUMENT", MISSING)
 row("get: path as id", "DocumentService/GetDocument", documents_pb2.GetDocumentRequest(parent=P, id="../../etc/passwd"),
     "id", "UNKNOWN_DOCUMENT", MISSING)
 row("get: id of 10 MB", "DocumentService/GetDocument", documents_pb2.GetDocumentRequest(parent=P, id="x" * 10_000_000),
-    "ids[0]", "512")
+    "id", "512")
 row("get: part of no name", "DocumentService/GetDocument", documents_pb2.GetDocumentRequest(
     parent=P, id="1", include=documents_pb2.DocumentMask(parts=[0])), "include", "got number 0")
 row("get: unknown part", "DocumentService/GetDocument", documents_pb2.GetDocumentRequest(
@@ -271,7 +271,7 @@ create("field with a path as name", "fields[0].name", "field's name", field("../
 create("field twice", "fields[1].name", "twice", BM25, BM25)
 create("33 fields", "fields", "1 to 32", *[field(f"f{i}", bm25=collections_pb2.Bm25Field()) for i in range(33)])
 create("k1 of NaN", "fields[0].k1", "k1", field("a", bm25=collections_pb2.Bm25Field(k1=NAN)))
-create("negative b", "fields[0].k1", "b is 0 to 1", field("a", bm25=collections_pb2.Bm25Field(b=-0.1)))
+create("negative b", "fields[0].b", "b is 0 to 1", field("a", bm25=collections_pb2.Bm25Field(b=-0.1)))
 create("language of no name", "fields[0].language", "number 77",
        field("a", bm25=collections_pb2.Bm25Field(language=77)))
 create("negative dimension", "fields[0].dimension", "-3", field("a", sparse=collections_pb2.SparseField(dimension=-3)))
@@ -335,8 +335,7 @@ retriever("field without a name", ".field", "UNKNOWN_FIELD", MISSING, text="x")
 retriever("two contents", "", "text and sparse", field="terms", text="x", sparse=vectors_pb2.SparseVector())
 retriever("three contents", "", "text and sparse and dense", field="terms", text="x", sparse=vectors_pb2.SparseVector(),
           dense=vectors_pb2.DenseVector())
-query("text for a field without encoder", "terms", "NO_ENCODER", StatusCode.FAILED_PRECONDITION,
-      retrievers=[search_pb2.Retriever(field="terms")])
+retriever("text for a field without encoder", ".text", "NO_ENCODER", field="terms")
 retriever("sparse for BM25", ".sparse", "no sparse", field="bm25", sparse=vectors_pb2.SparseVector())
 retriever("sparse for dense", ".sparse", "no sparse", field="vec", sparse=vectors_pb2.SparseVector())
 retriever("dense for sparse", ".dense", "no dense", field="terms", dense=vectors_pb2.DenseVector(values=[1.0]))

