@@ -81,7 +81,7 @@ def _chunks(head: bytes, arrays: Mapping[str, NDArray[Any]]) -> Iterator[bytes |
     crcs, crc, filled, position = [], 0, 0, 0
     for array in arrays.values():
         padding = _aligned(position) - position
-        for piece in (memoryview(bytes(padding)), memoryview(array.reshape(-1).view(np.uint8))):
+        for piece in (memoryview(bytes(padding)), array.reshape(-1).view(np.uint8).data):
             position += len(piece)
             while piece:
                 part = piece[: BLOCK_BYTES - filled]
@@ -121,8 +121,8 @@ class Container:
         self._directory = {entry["name"]: entry for entry in header["arrays"]}
         self._checked = np.zeros(len(self._crcs), dtype=bool)
 
-    def _corrupt(self, what: str, **details: object) -> CorruptIndexError:
-        return CorruptIndexError(f"{self.path}: {what}; `sparsight repair` rebuilds it", path=self.path, **details)
+    def _corrupt(self, what: str, block: int = -1) -> CorruptIndexError:
+        return CorruptIndexError(f"{self.path}: {what}; `sparsight repair` rebuilds it", path=self.path, block=block)
 
     def _read_header(self) -> dict[str, Any]:
         view = self._view
@@ -162,7 +162,7 @@ class Container:
                 raise self._corrupt(
                     f"block {block} at byte {self._data_start + begin}: "
                     f"checksum expected {self._crcs[block]:08x}, found {found:08x}",
-                    block=block,
+                    block=int(block),
                 )
             self._checked[block] = True
 

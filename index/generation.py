@@ -42,6 +42,10 @@ class Found(NamedTuple):
     scores: NDArray[np.float64]
     passages: NDArray[np.int64]
 
+    def take(self, at: NDArray[np.int64] | slice) -> Found:
+        """Some of them, in the order asked for."""
+        return Found(self.parts[at], self.documents[at], self.seqs[at], self.scores[at], self.passages[at])
+
     def references(self) -> list[Reference]:
         """The documents as references, in order."""
         return [Reference(p, d) for p, d in zip(self.parts.tolist(), self.documents.tolist(), strict=True)]
@@ -69,9 +73,14 @@ def _found(position: int, part: Part, hits: LocalHits) -> Found:
 
 def _merge(found: Sequence[Found], k: int) -> Found:
     """The k best of several parts: higher score, then lower seq."""
-    joined = Found(*(np.concatenate(arrays) for arrays in zip(*found, strict=True)))
-    order = np.lexsort((joined.seqs, -joined.scores))[:k]
-    return Found(*(array[order] for array in joined))
+    joined = Found(
+        np.concatenate([one.parts for one in found]),
+        np.concatenate([one.documents for one in found]),
+        np.concatenate([one.seqs for one in found]),
+        np.concatenate([one.scores for one in found]),
+        np.concatenate([one.passages for one in found]),
+    )
+    return joined.take(np.lexsort((joined.seqs, -joined.scores))[:k])
 
 
 @dataclass(frozen=True)

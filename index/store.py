@@ -120,6 +120,7 @@ class CollectionStore:
         self._closing = threading.Lock()
         self._closed = False
         self._broken: SparsightError | None = None
+        self._published = 0
         self.maintenance_lock = threading.Lock()  # one flush, merge or rebuild at a time
         self.on_change: Callable[[], None] = lambda: None  # maintenance listens
         self._load()
@@ -202,9 +203,9 @@ class CollectionStore:
 
     def _publish(self) -> None:
         """Make memory's state the generation that new searches pin."""
-        number = self.generation.number + 1 if hasattr(self, "generation") else 1
+        self._published += 1
         self.generation = Generation(
-            number,
+            self._published,
             self.state["version"],
             self.schema,
             (*self._parts, self._tail.view(self._tail_dead)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +50,7 @@ def feature_of(model: SAEModel, field: str, index: int) -> Feature:
     return Feature(index, label, float(sae.density[index]), float(sae.scale[index]), examples, field)
 
 
-def _label_share(labels: list[str], words: str, count: int) -> NDArray[np.float64]:
+def _label_share(labels: Sequence[str], words: str, count: int) -> NDArray[np.float64]:
     """Share of the wanted words that begin a word of each label, or the other way round (plurals, stems)."""
     wanted = re.findall(r"\w\w+", words.lower())
     share = np.zeros(count)

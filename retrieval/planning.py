@@ -5,10 +5,11 @@ Texts of all queries of a call go through an encoder together.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,7 @@ class Leg:
     text: str = ""
     query: ImpactQuery | NDArray[np.float32] | None = None
     base: ImpactQuery | NDArray[np.float32] | None = None
-    level_values: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    level_values: NDArray[np.float64] = dataclasses.field(default_factory=lambda: np.empty(0))
     vector: NDArray[np.float32] | None = None
     base_vector: NDArray[np.float32] | None = None
     steering: Steering | None = None

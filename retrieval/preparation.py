@@ -132,7 +132,9 @@ def _row(schema: CollectionSchema, document: Document, place: str) -> tuple[Row,
 
 def _take_passages(row: Row, passages: Sequence[Passage], place: str) -> None:
     """Join the passages' texts into one and remember where each lies."""
-    parts, spans, end = [], [], 0
+    parts: list[str] = []
+    spans: list[tuple[int, int]] = []
+    end = 0
     for number, passage in enumerate(passages):
         if not isinstance(passage, Passage):
             raise InvalidArgumentError(

@@ -66,7 +66,7 @@ def rank_plans(generation: Generation, plans: Sequence[Plan], cancel: CancelFlag
     for name in dict.fromkeys(leg.field.name for _, leg, _ in legs):
         group = [item for item in legs if item[1].field.name == name]
         for (plan, leg, _), result in zip(group, _search(generation, name, group, cancel, threads), strict=True):
-            found[id(leg)] = Found(*(array[: plan.depth] for array in result))
+            found[id(leg)] = result.take(slice(plan.depth))
     return [_combine(generation, plan, [found[id(leg)] for leg in plan.legs]) for plan in plans]
 
 
@@ -102,10 +102,9 @@ def _combine(generation: Generation, plan: Plan, found: Sequence[Found]) -> Rank
         kept = np.arange(len(only.scores))
         if plan.query.min_score is not None:
             kept = np.flatnonzero(only.scores > plan.query.min_score)
-        only = Found(*(array[kept] for array in only))
-        column = only.scores[:, None]
-        ranks = (kept + 1)[:, None]
-        return Ranking(only.references(), only.seqs, only.scores, column, ranks, column, only.passages[:, None])
+        only = only.take(kept)
+        scores, ranks = only.scores[:, None], (kept + 1)[:, None]
+        return Ranking(only.references(), only.seqs, only.scores, scores, ranks, scores, only.passages[:, None])
     references = list(dict.fromkeys(reference for one in found for reference in one.references()))
     row_of = {reference: row for row, reference in enumerate(references)}
     shape = (len(references), len(plan.legs))

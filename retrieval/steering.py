@@ -7,9 +7,10 @@ are in units of the 90 % quantile of a feature's own positive activations.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +40,7 @@ class Steering:
     field: FieldSchema
     source: str
     model: SAEModel
-    deltas: dict[int, tuple[float, float]] = field(default_factory=dict)
+    deltas: dict[int, tuple[float, float]] = dataclasses.field(default_factory=dict)
 
     def differences(self, activations: Mapping[int, float]) -> dict[int, float]:
         """``z'_f - z_f`` of each edited latent, for a query with these activations."""
