@@ -119,7 +119,7 @@ class Container:
             )
         self.identity: dict[str, Any] = header["identity"]
         self._directory = {entry["name"]: entry for entry in header["arrays"]}
-        self._checked = np.zeros(len(self._crcs), dtype=bool)
+        self._checked = bytearray(len(self._crcs))
 
     def _corrupt(self, what: str, block: int = -1) -> CorruptIndexError:
         return CorruptIndexError(f"{self.path}: {what}; `sparsight repair` rebuilds it", path=self.path, block=block)
@@ -154,7 +154,9 @@ class Container:
     def _check(self, start: int, stop: int) -> None:
         """Check the blocks that hold data bytes [start, stop), each once in this object's life."""
         first, last = start // BLOCK_BYTES, -(-stop // BLOCK_BYTES)
-        for block in np.flatnonzero(~self._checked[first:last]) + first:
+        for block in range(first, last):
+            if self._checked[block]:
+                continue
             begin = block * BLOCK_BYTES
             end = min(begin + BLOCK_BYTES, self._data_bytes)
             found = crc32c(self._view[self._data_start + begin : self._data_start + end])
@@ -162,9 +164,9 @@ class Container:
                 raise self._corrupt(
                     f"block {block} at byte {self._data_start + begin}: "
                     f"checksum expected {self._crcs[block]:08x}, found {found:08x}",
-                    block=int(block),
+                    block=block,
                 )
-            self._checked[block] = True
+            self._checked[block] = 1
 
     @property
     def names(self) -> list[str]:
@@ -184,5 +186,5 @@ class Container:
 
     def verify(self) -> None:
         """Check every block again, whether or not it was read before."""
-        self._checked[:] = False
+        self._checked = bytearray(len(self._crcs))
         self._check(0, self._data_bytes)

@@ -47,6 +47,8 @@ class Ranking:
 
     def best_passage(self, position: int) -> int:
         """The passage of the leg with the largest share, 0 when no leg has one."""
+        if self.passages.shape[1] == 1:
+            return max(int(self.passages[position, 0]), 0)
         usable = np.where(self.passages[position] >= 0, self.shares[position], -np.inf)
         passage = int(self.passages[position, int(np.argmax(usable))])
         return max(passage, 0)
