@@ -17,13 +17,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sparsight.errors import InvalidArgumentError
-from sparsight.retrieval.readers import (
-    count_lines,
-    document_from_json,
-    read_json_lines,
-    read_lines,
-    read_parquet,
-)
+from sparsight.retrieval.lines import bad_line, count_lines, read_json_lines, read_lines
+from sparsight.retrieval.readers import document_from_json, read_parquet
 from sparsight.types import Document
 
 __all__ = ["BeirFolder", "Dataset", "IRDataset", "Qrels", "count_documents", "open_dataset", "read_documents"]
@@ -88,9 +83,9 @@ class BeirFolder:
         for number, value in read_json_lines(path):
             identifier, text = value.get("_id", value.get("id")), value.get("text")
             if not isinstance(identifier, str | int) or not isinstance(text, str):
-                raise _bad_line(path, number, 'a query needs "_id" and "text"')
+                raise bad_line(path, number, 'a query needs "_id" and "text"')
             if str(identifier) in queries:
-                raise _bad_line(path, number, f"query {identifier!r} came before")
+                raise bad_line(path, number, f"query {identifier!r} came before")
             queries[str(identifier)] = text
         return queries
 
@@ -109,11 +104,11 @@ class BeirFolder:
             if number == 1 and parts[-1] == "score":
                 continue
             if len(parts) != 3:
-                raise _bad_line(path, number, f"expected query, document and grade between tabs, got {text!r}")
+                raise bad_line(path, number, f"expected query, document and grade between tabs, got {text!r}")
             try:
                 grade = int(parts[2])
             except ValueError:
-                raise _bad_line(path, number, f"expected a whole number as grade, got {parts[2]!r}") from None
+                raise bad_line(path, number, f"expected a whole number as grade, got {parts[2]!r}") from None
             qrels.setdefault(parts[0], {})[parts[1]] = grade
         return qrels
 
@@ -252,7 +247,3 @@ def _json_documents(
             raise InvalidArgumentError(
                 f"{path}, line {number}: {place}{error.message}", field=error.field, file=path, line=number
             ) from None
-
-
-def _bad_line(path: Path, number: int, problem: str) -> InvalidArgumentError:
-    return InvalidArgumentError(f"{path}, line {number}: {problem}", file=path, line=number)

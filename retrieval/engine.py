@@ -18,6 +18,7 @@ from sparsight.errors import (
     InvalidArgumentError,
     NotFoundError,
     ReadOnlyError,
+    SparsightError,
     UnknownCollectionError,
 )
 from sparsight.index import storage
@@ -26,10 +27,19 @@ from sparsight.index.schema import CollectionSchema, check_collection_name
 from sparsight.index.store import CollectionStore
 from sparsight.index.verification import RepairReport, repair_folder, verify_folder
 from sparsight.retrieval.collection import Collection, default_threads
-from sparsight.retrieval.models import DEFAULT_FIELDS, factory, resolve_field
+from sparsight.retrieval.models import DEFAULT_FIELDS, dense_encoder, factory, resolve_field, sparse_encoder
 from sparsight.retrieval.operations import Operations
 from sparsight.retrieval.preparation import check_text
-from sparsight.types import CollectionInfo, Field, Operation, PassageSpec, SparseVector, VerifyReport
+from sparsight.types import (
+    CollectionInfo,
+    DenseField,
+    Field,
+    Operation,
+    PassageSpec,
+    SparseField,
+    SparseVector,
+    VerifyReport,
+)
 
 __all__ = ["Database", "repair", "verify"]
 
@@ -229,6 +239,22 @@ class Database:
         if not isinstance(model, str) or not model:
             raise InvalidArgumentError("a model is named by a non-empty string", field="model")
         return load_encoder(model)
+
+    def warm_up(self) -> list[str]:
+        """Load the models of all collections now instead of with the first query; returns what went wrong.
+
+        A model that cannot be had is no reason to refuse the searches that do without it: those that need it will say so.
+        """
+        faults = []
+        for name in self._names():
+            for field in self.collection(name)._store.schema.fields:
+                if isinstance(field.spec, SparseField | DenseField) and field.spec.encoder:
+                    try:
+                        encoder = sparse_encoder(field) if field.kind == "sparse" else dense_encoder(field)
+                        encoder.encode(["warm up"], mode="query")
+                    except SparsightError as error:
+                        faults.append(f"{name}.{field.name}: {error.message}")
+        return faults
 
     # --- long-running work ---------------------------------------------------------------------------------
 

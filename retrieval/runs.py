@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sparsight.errors import InvalidArgumentError
 from sparsight.retrieval.datasets import Qrels
-from sparsight.retrieval.readers import read_lines
+from sparsight.retrieval.lines import bad_line, read_lines
 
 __all__ = ["Run", "read_qrels", "read_run", "write_qrels", "write_run"]
 
@@ -34,16 +34,16 @@ def read_run(path: str | Path) -> Run:
     for number, text in read_lines(path):
         parts = text.split()
         if len(parts) != 6:
-            raise _bad_line(path, number, f"expected 6 parts (query Q0 document rank score tag), got {len(parts)}")
+            raise bad_line(path, number, f"expected 6 parts (query Q0 document rank score tag), got {len(parts)}")
         query, _, document, rank, score, _ = parts
         try:
             place, value = float(rank), float(score)
         except ValueError:
-            raise _bad_line(path, number, f"expected numbers as rank and score, got {rank!r} and {score!r}") from None
+            raise bad_line(path, number, f"expected numbers as rank and score, got {rank!r} and {score!r}") from None
         if not (math.isfinite(place) and math.isfinite(value)):
-            raise _bad_line(path, number, f"expected finite numbers, got {rank!r} and {score!r}")
+            raise bad_line(path, number, f"expected finite numbers, got {rank!r} and {score!r}")
         if (query, document) in seen:
-            raise _bad_line(path, number, f"query {query!r} lists document {document!r} twice")
+            raise bad_line(path, number, f"query {query!r} lists document {document!r} twice")
         seen.add((query, document))
         ranked.setdefault(query, []).append((place, document, value))
     return {
@@ -84,11 +84,11 @@ def read_qrels(path: str | Path) -> Qrels:
     for number, text in read_lines(path):
         parts = text.split()
         if len(parts) != 4:
-            raise _bad_line(path, number, f"expected 4 parts (query 0 document grade), got {len(parts)}")
+            raise bad_line(path, number, f"expected 4 parts (query 0 document grade), got {len(parts)}")
         try:
             qrels.setdefault(parts[0], {})[parts[2]] = int(parts[3])
         except ValueError:
-            raise _bad_line(path, number, f"expected a whole number as grade, got {parts[3]!r}") from None
+            raise bad_line(path, number, f"expected a whole number as grade, got {parts[3]!r}") from None
     return qrels
 
 
@@ -121,7 +121,3 @@ def _word(value: str) -> str:
     if not value or any(character.isspace() for character in value):
         raise InvalidArgumentError(f"TREC files cannot hold {value!r}: it is empty or has blanks", value=value)
     return value
-
-
-def _bad_line(path: str | Path, number: int, problem: str) -> InvalidArgumentError:
-    return InvalidArgumentError(f"{path}, line {number}: {problem}", file=path, line=number)

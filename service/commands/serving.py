@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from sparsight.service.commands.common import DEFAULT_DATA, DataOption, JsonOption, Output, Usage
 
@@ -35,5 +36,7 @@ def serve(
             if not as_json:
                 output.console.print(f"serving {folder} at {target}; Ctrl-C stops")
 
+        for fault in database.warm_up():  # so that the first query is as quick as the others
+            output.console.print(f"[yellow]not loaded:[/] {escape(fault)}")
         server.serve(database, host, port, ready=ready, insecure_allow_remote=insecure_allow_remote,
                      log_level=log_level)

@@ -12,13 +12,8 @@ import zstandard
 
 from sparsight.errors import InvalidArgumentError
 from sparsight.retrieval.datasets import BeirFolder, count_documents, open_dataset, read_documents
-from sparsight.retrieval.readers import (
-    count_lines,
-    document_from_json,
-    read_json_lines,
-    read_lines,
-    read_vocabulary,
-)
+from sparsight.retrieval.lines import count_lines, read_json_lines, read_lines
+from sparsight.retrieval.readers import document_from_json, read_vocabulary
 from sparsight.types import SparseVector
 
 CORPUS = (
@@ -174,7 +169,7 @@ def test_a_file_that_is_not_what_its_name_says(tmp_path, ending):
 
 
 def test_lines_across_chunks_keep_their_numbers(tmp_path, monkeypatch):
-    monkeypatch.setattr("sparsight.retrieval.readers._CHUNK_BYTES", 7)
+    monkeypatch.setattr("sparsight.retrieval.lines._CHUNK_BYTES", 7)
     path = tmp_path / "docs.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + b"".join(b'{"_id": "%d"}\r\n' % n for n in range(20)))
     read = list(read_json_lines(path))
@@ -190,8 +185,8 @@ def test_bytes_that_are_not_utf8(tmp_path):
 
 
 def test_endless_lines_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("sparsight.retrieval.readers._MAX_LINE_BYTES", 100)
-    monkeypatch.setattr("sparsight.retrieval.readers._CHUNK_BYTES", 16)
+    monkeypatch.setattr("sparsight.retrieval.lines._MAX_LINE_BYTES", 100)
+    monkeypatch.setattr("sparsight.retrieval.lines._CHUNK_BYTES", 16)
     path = tmp_path / "docs.jsonl"
     path.write_bytes(b'{"_id": "a"}\n' + b"x" * 500)
     with pytest.raises(InvalidArgumentError, match="line 2: longer than 100 bytes"):

@@ -107,7 +107,8 @@ class ServerProcess:
         self._log = log.open("ab")
         self.started = time.monotonic()
         self.process = subprocess.Popen(
-            [sys.executable, "-c", _SERVE, "serve", "--data", str(data), "--port", "0", "--json", "--log-level", "error"],
+            [sys.executable, "-c", _SERVE, "serve", "--data", str(data), "--port", "0", "--json", "--log-level",
+             "error"],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._log,
             env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})})
 
@@ -300,7 +301,8 @@ def check_views(collection: Collection, expected: Mapping[str, int], rng: random
                 "wrong", f"{document.id} has other vectors than request {expected[document.id]} wrote")
     queries = [Query(retrievers=(Retriever("terms", sparse=SparseVector.from_dict({_unique_term(id): 1.0})),))
                for id in some + missing]
-    for id, result in zip(some + missing, collection.batch_search(queries, timeout=_WAIT_S) if queries else []):
+    results = collection.batch_search(queries, timeout=_WAIT_S) if queries else []
+    for id, result in zip(some + missing, results, strict=True):
         _demand(result.ids == ([id] if id in expected else []), "lost" if id in expected else "resurrected",
                 f"a search for {id} found {result.ids}")
 

@@ -5,10 +5,10 @@
  *
  *     start_ns end_ns tid call result bytes path [second path | first bytes of what was sent, in hex]
  *
- * Times are CLOCK_MONOTONIC, Python's time.monotonic_ns(). With syncspy_arm(n, mode) (or SYNCSPY_FAIL_AT and
- * SYNCSPY_FAIL_MODE) the n-th operation from then on that changes files below the root does not happen: mode "exit" ends
- * the process there at once, "tear" too, but a write is half done; an errno's number makes the call fail with it, once;
- * with a '+' behind it that one and all later ones do, until syncspy_arm(0, ""). ENOSPC leaves syncs and removals alone.
+ * Times are CLOCK_MONOTONIC, Python's time.monotonic_ns(). With syncspy_arm(n, mode) the n-th operation from
+ * then on that changes or syncs files below the root does not happen: mode "exit" ends the process there at once, "tear"
+ * too, but a write is half done; an errno's number makes the call fail with it, once; with a '+' behind it that one and
+ * all later ones do, until syncspy_arm(0, ""). ENOSPC leaves syncs and removals alone.
  *
  * Only calls that cross a shared library's border are seen; stdio's inner writes and direct system calls are not.
  */
@@ -65,17 +65,17 @@ void syncspy_arm(long n, const char *mode)
 /* Operations that changed files since armed. */
 long syncspy_seen(void) { return atomic_load(&seen); }
 
+/* Record to a file from now on. */
+void syncspy_log(const char *file) { log_fd = open(file, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644); }
+
 __attribute__((constructor)) static void begin(void)
 {
-    const char *given = getenv("SYNCSPY_ROOT"), *file = getenv("SYNCSPY_LOG"), *at = getenv("SYNCSPY_FAIL_AT");
+    const char *given = getenv("SYNCSPY_ROOT"), *file = getenv("SYNCSPY_LOG");
     if (given && realpath(given, root)) {
         root_length = strlen(root);
     }
     if (file) {
-        log_fd = open(file, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
-    }
-    if (at) {
-        syncspy_arm(atol(at), getenv("SYNCSPY_FAIL_MODE"));
+        syncspy_log(file);
     }
 }
 

@@ -6,6 +6,7 @@ show a missing sync, since the page cache outlives the process; a trace can.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +22,7 @@ from sparsight.service.client import Client, Collection
 WRITES, SYNCS, SENDS = ("write", "pwrite"), ("fsync", "fdatasync"), ("sendmsg", "send", "sendto", "writev")
 OWN_CONNECTION = {"grpc.use_local_subchannel_pool": 1}
 
-# Flushes and merges only when they are asked for: the catalogue's log is then the call's own between request and answer.
+# Flushes and merges only when asked for: between request and answer the catalogue's log is then the call's own.
 QUIET = """
 from sparsight.index import maintenance
 maintenance.merge_candidates = lambda sizes: []
@@ -259,7 +260,7 @@ def test_collections_are_durable_before_the_answer(traced: Callable[..., Traced]
         events = server.events()
         answer = answer_of(events, began, ended)
         moved = next(e for e in events if began <= e.start <= ended and e.call == "rename" and "other" in e.more)
-        assert any(e.path == root and e.call in SYNCS and moved.end <= e.start and e.end <= answer.start for e in events)
+        assert any(e.path == root and e.call in SYNCS and moved.end <= e.start <= answer.start for e in events)
         if work == server.client.create_collection:
             catalogue = [e for e in events if e.path == f"{moved.path}/catalog.db" and began <= e.start < moved.start]
             last = max(e.end for e in catalogue if e.call in WRITES)
@@ -294,7 +295,7 @@ def test_writers_at_once_are_synced_before_their_answers(traced: Callable[..., T
     for found in connections:
         streams = _first_parts(found)
         assert len(streams) == 26
-        for before, answer in zip(streams, streams[1:], strict=False):
+        for before, answer in itertools.pairwise(streams):
             assert shared_log_fault(events, before.end, answer) == ""
     syncs = sum(event.path.endswith("-wal") and event.call in SYNCS for event in events)
     assert syncs <= 100, "writers that wait together share a sync"

@@ -1,0 +1,116 @@
+"""Kill -9 a real server under load; and a test for each fault that doing so has found."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from sparsight.retrieval.engine import Database, repair, verify
+from sparsight.service.client import Client
+
+CYCLES = int(os.environ.get("SPARSIGHT_CRASH_CYCLES", "25"))
+SEED = int(os.environ.get("SPARSIGHT_CRASH_SEED", "20240229"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120 + 30 * CYCLES)
+def test_killed_servers_keep_their_promises(tmp_path: Path, crash_workload: ModuleType) -> None:
+    report = crash_workload.run(tmp_path / "crash", cycles=CYCLES, seed=SEED)
+    print(json.dumps(report))
+    assert not report["violations"], json.dumps(report)
+    assert report["kills"] >= 0.7 * CYCLES
+    if CYCLES >= 25:  # the load did reach what it is for
+        for what in ("acknowledged", "acknowledged_bulk", "in_doubt", "in_doubt_and_there", "sent_again", "flush"):
+            assert report.get(what, 0) >= 1, what
+
+
+def test_a_short_run(tmp_path: Path, crash_workload: ModuleType) -> None:
+    report = crash_workload.run(tmp_path / "crash", cycles=3, seed=SEED)
+    assert not report["violations"], json.dumps(report)
+
+
+# --- what was found ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def served(tmp_path: Path, crash_workload: ModuleType) -> Iterator[Callable[[], tuple[Any, Client]]]:
+    """Starts a server on one folder, again and again; gives the process and a client."""
+    running: list[Any] = []
+
+    def start() -> tuple[Any, Client]:
+        server = crash_workload.ServerProcess(tmp_path / "data", tmp_path / "server.log")
+        running.append(server)
+        client = Client(server.target())
+        running.append(client)
+        return server, client
+
+    yield start
+    for item in reversed(running):
+        (item.close if isinstance(item, Client) else item.kill)()
+
+
+def test_a_retry_after_a_restart_is_the_same_request(served: Callable[..., Any], crash_workload: ModuleType) -> None:
+    """A protobuf map has another order in every process: what a request id stands for must not depend on it."""
+    documents = [crash_workload.make_document(f"w0-{number}", 7) for number in range(4)]
+    server, client = served()
+    client.create_collection("main", crash_workload.FIELDS)
+    first = client.collection("main").upsert(documents, request_id="once")
+    for _ in range(3):
+        server.kill()
+        server, client = served()
+        assert client.collection("main").upsert(documents, request_id="once") == first
+        assert client.collection("main").info().generation == first.version
+
+
+def test_verify_beside_maintenance_finds_nothing(tmp_path: Path, crash_workload: ModuleType) -> None:
+    """A merge removes segments whose names verify has just read."""
+    with Database(tmp_path) as database:
+        collection = database.create_collection("main", crash_workload.FIELDS)
+        stop = threading.Event()
+
+        def merge() -> None:
+            op = 0
+            while not stop.is_set():
+                op += 1
+                collection.upsert([crash_workload.make_document(f"w0-{number}", op) for number in range(20)])
+                collection.compact()
+
+        thread = threading.Thread(target=merge)
+        thread.start()
+        try:
+            faults = [fault for _ in range(250) for fault in collection.verify().faults]
+        finally:
+            stop.set()
+            thread.join()
+        assert faults == []
+
+
+def test_verify_and_repair_leave_unfinished_folders_alone(tmp_path: Path, crash_workload: ModuleType) -> None:
+    """A crash while a collection was made or dropped leaves a folder that is no collection."""
+    with Database(tmp_path) as database:
+        database.create_collection("main", crash_workload.FIELDS)
+    for name in (".building-side", ".building-dropped-other-00"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "catalog.db").write_bytes(b"half a file")
+    assert {name: report.ok for name, report in verify(tmp_path).items()} == {"main": True}
+    assert repair(tmp_path) == {}
+    with Database(tmp_path) as database:
+        assert [info.name for info in database.list_collections()] == ["main"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["LOCK", "main"]
+
+
+def test_the_server_loads_no_model_library(served: Callable[..., Any], crash_workload: ModuleType) -> None:
+    """A restart is quick where only ready vectors are in use."""
+    server, client = served()
+    collection = client.create_collection("main", crash_workload.FIELDS)
+    collection.upsert([crash_workload.make_document("w0-1", 1)])
+    assert collection.search("document", retrievers=["words"]).ids == ["w0-1"]
+    for library in ("torch", "transformers", "tokenizers"):
+        assert library not in server.maps()
