@@ -243,7 +243,7 @@ class Database:
     def warm_up(self) -> list[str]:
         """Load the models of all collections now instead of with the first query; returns what went wrong.
 
-        A model that cannot be had is no reason to refuse the searches that do without it: those that need it will say so.
+        A model that cannot be had is no reason to refuse the searches that do without it: those that need it say so.
         """
         faults = []
         for name in self._names():

@@ -44,7 +44,6 @@ _FILTER = 'year >= 2010 and primary in ["astro-ph.CO", "astro-ph.GA", "astro-ph.
 _STEERED = "recurrent neural networks for sequences"
 _WORDS = "music"
 _STRENGTH = 1.0
-_WARM_UP_S = 120.0
 
 
 def run_demo(folder: Path, output: Output, *, documents: int = 0) -> dict[str, Any]:
@@ -123,8 +122,6 @@ def _search(client: Client, output: Output) -> dict[str, Any]:
     _headline(output, "1. A search, explained", f'"{_PLAIN}"', "SPLADE and dense in one query; every score is the sum "
               "of its parts.")
     hybrid = [Retriever("splade", weight=0.5), Retriever("dense", weight=0.5)]
-    # The first query loads the models, which on a busy machine takes longer than a search may.
-    collection.search(Query(text="warm up", retrievers=hybrid, k=1), timeout=_WARM_UP_S)
     plain = collection.search(Query(text=_PLAIN, retrievers=hybrid, k=3, explain=True))
     print_hits(console, plain, explain=True, contributions=4)
 
