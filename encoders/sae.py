@@ -187,7 +187,7 @@ class TopKSAE:
         return codes
 
     def query_weights(self, x: F32, *, scorer: Literal["decode", "symmetric"] = "decode",
-                      max_terms: int = 256) -> list[SparseVector]:
+                      max_terms: int = 512) -> list[SparseVector]:
         """Weights of latents for queries, to be multiplied with :meth:`document_weights`.
 
         Parameters

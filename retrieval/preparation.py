@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,7 +15,10 @@ from sparsight.index.rows import Row, SparseRow
 from sparsight.index.schema import CollectionSchema, FieldSchema, check_document_id
 from sparsight.index.vectors import check_dense, check_sparse, csr_rows
 from sparsight.retrieval.models import dense_encoder, sparse_encoder
-from sparsight.types import DenseField, Document, Passage, PassageSpec, SparseField
+from sparsight.types import DenseField, Document, Passage, SparseField
+
+if TYPE_CHECKING:
+    from sparsight.encoders import DenseEncoder, SpladeEncoder
 
 __all__ = ["MAX_DOCUMENTS", "MAX_TEXT", "check_documents", "check_text", "prepare_rows"]
 
@@ -192,15 +195,30 @@ def _keep_largest(entry: SparseRow, count: int) -> SparseRow:
 
 
 def split_text(schema: CollectionSchema, title: str, text: str) -> list[tuple[int, int]]:
-    """Passages of a text, measured by the first encoder of the collection; one passage when it has none."""
-    for field in schema.fields:
-        if isinstance(field.spec, SparseField | DenseField) and field.spec.encoder:
-            from sparsight.encoders import split_passages
+    """Passages of a text, measured by the first encoder of the collection; one passage when it has none.
 
-            encoder = sparse_encoder(field) if field.kind == "sparse" else dense_encoder(field)
-            spec: PassageSpec = schema.passages
-            return split_passages(text, title, spec, encoder.tokenizer)
-    return [(0, len(text))]
+    A passage is never longer than the shortest input that one of the encoders takes.
+    """
+    encoders = [
+        sparse_encoder(field) if field.kind == "sparse" else dense_encoder(field)
+        for field in schema.fields
+        if isinstance(field.spec, SparseField | DenseField) and field.spec.encoder
+    ]
+    if not encoders:
+        return [(0, len(text))]
+    from sparsight.encoders import split_passages
+
+    longest = min([schema.passages.max_tokens, *(encoder.max_tokens for encoder in encoders)])
+    return split_passages(text, title, dataclasses.replace(schema.passages, max_tokens=longest), encoders[0].tokenizer)
+
+
+def _texts(rows: Sequence[Row], encoder: SpladeEncoder | DenseEncoder, max_tokens: int) -> list[str]:
+    """What is encoded for each passage: the title, clipped if it is very long, before the text."""
+    from sparsight.encoders import clip_title
+
+    limit = min(max_tokens, encoder.max_tokens)
+    titles = {title: clip_title(title, limit, encoder.tokenizer) for title in {row.title for row in rows}}
+    return [searchable_text(titles[row.title], row.passage_text(p)) for row in rows for p in range(row.passages)]
 
 
 def _encode_sparse(field: FieldSchema, rows: Sequence[Row], max_tokens: int) -> None:
@@ -208,10 +226,9 @@ def _encode_sparse(field: FieldSchema, rows: Sequence[Row], max_tokens: int) -> 
     if not wanting:
         return
     assert isinstance(field.spec, SparseField)
-    texts = [searchable_text(row.title, row.passage_text(p)) for row in wanting for p in range(row.passages)]
-    encoded = csr_rows(
-        sparse_encoder(field).encode(texts, mode="document", max_terms=field.spec.max_terms, max_tokens=max_tokens)
-    )
+    encoder = sparse_encoder(field)
+    texts = _texts(wanting, encoder, max_tokens)
+    encoded = csr_rows(encoder.encode(texts, mode="document", max_terms=field.spec.max_terms, max_tokens=max_tokens))
     start = 0
     for row in wanting:
         row.sparse[field.name] = encoded[start : start + row.passages]
@@ -223,8 +240,8 @@ def _encode_dense(field: FieldSchema, rows: Sequence[Row], max_tokens: int) -> N
     wanting = [row for row in rows if field.name not in row.dense and (row.text.strip() or row.title.strip())]
     if not wanting:
         return
-    texts = [searchable_text(row.title, row.passage_text(p)) for row in wanting for p in range(row.passages)]
-    encoded = dense_encoder(field).encode(texts, mode="document", max_tokens=max_tokens)
+    encoder = dense_encoder(field)
+    encoded = encoder.encode(_texts(wanting, encoder, max_tokens), mode="document", max_tokens=max_tokens)
     start = 0
     for row in wanting:
         row.dense[field.name] = encoded[start : start + row.passages]

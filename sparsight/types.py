@@ -186,7 +186,7 @@ class SAEField:
     source: str = "dense"
     model: str = ""
     scorer: Literal["decode", "symmetric"] = "decode"
-    max_query_terms: int = 256
+    max_query_terms: int = 512
     kind: Literal["sae"] = "sae"
 
 

@@ -379,7 +379,7 @@ class SaeField(_message.Message):
     scorer: Global___SaeScorer.ValueType
     """How a query is weighted. Unspecified: decode."""
     max_query_terms: _builtins.int
-    """Largest weights kept in a query. Absent: 256. Zero: all."""
+    """Largest weights kept in a query. Absent: 512. Zero: all."""
     def __init__(
         self,
         *,
