@@ -17,7 +17,7 @@ from sparsight.errors import UnknownFieldError
 from sparsight.index.filters import Node
 from sparsight.index.parts import BoolMask, ImpactQuery, LocalHits, Part, both
 from sparsight.index.rows import Row
-from sparsight.index.schema import CollectionSchema, FieldSchema
+from sparsight.index.schema import CollectionSchema, DerivedModel, FieldSchema
 from sparsight.kernels import CancelFlag
 
 __all__ = ["Condition", "Found", "Generation", "Mask", "Reference"]
@@ -98,6 +98,8 @@ class Generation:
     lexicons : mapping
         ``{field: {term: term_id}}`` of BM25 fields; shared and append-only, so it may know newer terms,
         which no document of this generation holds.
+    derived : mapping
+        The models of derived fields that filled this generation's postings.
     """
 
     number: int
@@ -106,6 +108,7 @@ class Generation:
     parts: tuple[Part, ...]
     lexicons: Mapping[str, Mapping[str, int]]
     average_lengths: Mapping[str, float]
+    derived: Mapping[str, DerivedModel]
 
     def field(self, name: str) -> FieldSchema:
         """The field of that name.

@@ -30,6 +30,9 @@ FLUSH_DOCUMENTS = 4_096
 MERGE_FACTOR = 4
 """This many segments of one size class are merged; a class spans a factor of 4 in documents."""
 
+REBUILD_DOCUMENTS = 262_144
+"""Documents in a segment that a rebuild makes: what is held in memory at a time."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -133,14 +136,13 @@ def rebuild(store: CollectionStore, schema: CollectionSchema) -> None:
     def work() -> None:
         catalog = store.catalog
         old = [record.name for record in store.records]
+        derived = dict(store.derived)
         for item in schema.fields:
-            if item.kind == "sae" and (store.schema.field(item.name) != item or item.name not in store.derived):
-                store.derived[item.name] = store.load_model(item)
+            if item.kind == "sae" and store.schema.field(item.name) != item:
+                derived[item.name] = store.load_model(item)
         seqs = catalog.all_seqs()
-        made = [
-            store.build(list(catalog.rows(seqs[start : start + 262_144])), schema)
-            for start in range(0, len(seqs), 262_144)
-        ]
+        parts = (seqs[start : start + REBUILD_DOCUMENTS] for start in range(0, len(seqs), REBUILD_DOCUMENTS))
+        made = [store.build(list(catalog.rows(part)), schema, derived) for part in parts]
         for name in old:
             catalog.remove_segment(name)
         for _, record in made:

@@ -50,6 +50,7 @@ BULK_DOCUMENTS = 2_000
 
 _GROUP_DOCUMENTS = 4_000  # a commit waits for no more documents than this
 SEGMENTS_FOLDER = "segments"
+MODELS_FOLDER = "models"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +129,8 @@ class CollectionStore:
         if not read_only:
             storage.create_folder(self._segments_folder)
             storage.remove_leftovers(self._segments_folder, {segment.name for segment in self._segments})
+            models = {Path(item.spec.model).name for item in self.schema.fields if isinstance(item.spec, SAEField)}
+            storage.remove_leftovers(folder / MODELS_FOLDER, models)
             self._writer = threading.Thread(target=self._run, name=f"sparsight-writer-{folder.name}", daemon=True)
             self._writer.start()
 
@@ -162,8 +165,8 @@ class CollectionStore:
             dead = np.array(self.catalog.deletions(), np.int64)
             tail_seqs = self.catalog.tail_seqs()
             self._data_version = self.catalog.data_version()
-            self.derived: dict[str, DerivedModel] = {
-                item.name: self._models(item.spec) for item in self.schema.fields if isinstance(item.spec, SAEField)
+            self.derived: Mapping[str, DerivedModel] = {
+                item.name: self.load_model(item) for item in self.schema.fields if item.kind == "sae"
             }
             if not hasattr(self, "lexicons"):
                 self.lexicons = Lexicons([item.name for item in self.schema.fields if isinstance(item.spec, BM25Field)])
@@ -211,6 +214,7 @@ class CollectionStore:
             (*self._parts, self._tail.view(self._tail_dead)),
             self.lexicons.ids,
             self._average_lengths(),
+            self.derived,
         )
 
     @property
@@ -410,15 +414,39 @@ class CollectionStore:
         return WriteAnswer(0, 0, len(found), self.state["version"])
 
     def load_model(self, item: FieldSchema) -> DerivedModel:
-        """The model of a derived field."""
-        assert isinstance(item.spec, SAEField)
-        return self._models(item.spec)
+        """The model of a derived field, loaded once.
 
-    def build(self, rows: Sequence[Row], schema: CollectionSchema | None = None) -> tuple[Segment, SegmentRecord]:
-        """Build a new segment of rows (ascending seq); its files are durable, the catalogue does not know it yet."""
+        Raises
+        ------
+        CorruptIndexError
+            Its files hold another model than the field was filled with.
+        """
+        known = self.derived.get(item.name) if hasattr(self, "derived") else None
+        if known is not None and known.fingerprint == item.fingerprint:
+            return known
+        assert isinstance(item.spec, SAEField)
+        model = self._models(item.spec)
+        if model.fingerprint != item.fingerprint:
+            raise CorruptIndexError(
+                f"the model of field {item.name!r} in {self.folder / item.spec.model} changed on disk: "
+                f"expected {item.fingerprint[:12]}, found {model.fingerprint[:12]}",
+                path=self.folder / item.spec.model,
+            )
+        return model
+
+    def build(
+        self,
+        rows: Sequence[Row],
+        schema: CollectionSchema | None = None,
+        derived: Mapping[str, DerivedModel] | None = None,
+    ) -> tuple[Segment, SegmentRecord]:
+        """Build a new segment of rows (ascending seq); its files are durable, the catalogue does not know it yet.
+
+        ``schema`` and ``derived`` are the collection's own unless they are about to change.
+        """
         name = f"{self._take_segment_number():08d}"
-        schema = schema or self.schema
-        report = build_segment(self._segments_folder / name, schema, rows, self.derived, self._average_lengths())
+        schema, derived = schema or self.schema, self.derived if derived is None else derived
+        report = build_segment(self._segments_folder / name, schema, rows, derived, self._average_lengths())
         record = SegmentRecord(name, report.documents, report.passages, report.bytes, report.saturated)
         return Segment(self._segments_folder / name, schema), record
 

@@ -239,7 +239,7 @@ class Collection:
             deadline = time.monotonic_ns() + max(0, int(timeout * 1e9))
             cancel = cancel or CancelFlag()
             cancel.deadline_ns = min(cancel.deadline_ns or deadline, deadline)
-        return search_all(self._generation(), self._store.derived, queries, overrides, cancel, self._threads)
+        return search_all(self._generation(), queries, overrides, cancel, self._threads)
 
     # --- features ------------------------------------------------------------------------------------------
 
@@ -251,7 +251,7 @@ class Collection:
         generation = self._generation()
         check_text(words, "words", MAX_QUERY_TEXT)
         size, after = _page_size(page_size, 50), _read_token(page_token, words)
-        found = feature_search.find(generation, self._store.derived, words, field)
+        found = feature_search.find(generation, words, field)
         token = _make_token(after + size, words) if len(found) > after + size else ""
         return FeaturePage(tuple(found[after : after + size]), token)
 
@@ -262,7 +262,7 @@ class Collection:
         ------
         UnknownFeatureError
         """
-        found = feature_search.find(self._generation(), self._store.derived, "", field)
+        found = feature_search.find(self._generation(), "", field)
         for item in found:
             if item.index == index:
                 return item

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sparsight.index.generation import Generation
-from sparsight.index.schema import DerivedModel, FieldSchema
+from sparsight.index.schema import FieldSchema
 from sparsight.retrieval.models import SAEModel, dense_encoder
 from sparsight.retrieval.steering import sae_field
 from sparsight.types import DenseField, Feature, SAEField
@@ -17,7 +17,7 @@ from sparsight.types import DenseField, Feature, SAEField
 __all__ = ["find"]
 
 
-def find(generation: Generation, models: Mapping[str, DerivedModel], words: str, field: str) -> list[Feature]:
+def find(generation: Generation, words: str, field: str) -> list[Feature]:
     """Features of an SAE field that fire at all, in order.
 
     Without words: by density, then index. With words: those whose label shares a word with them or which the
@@ -29,7 +29,7 @@ def find(generation: Generation, models: Mapping[str, DerivedModel], words: str,
         No such field, or it has no features.
     """
     schema = sae_field(generation, field, "field")
-    model = models[schema.name]
+    model = generation.derived[schema.name]
     assert isinstance(model, SAEModel)
     density = model.sae.density
     if words.strip():

@@ -22,7 +22,6 @@ __all__ = ["search_all"]
 
 def search_all(
     generation: Generation,
-    models: Mapping[str, DerivedModel],
     queries: Sequence[Query | str],
     overrides: Mapping[str, Any],
     cancel: CancelFlag | None,
@@ -32,6 +31,7 @@ def search_all(
     started = time.perf_counter()
     if cancel is not None:
         cancel.check()
+    models = generation.derived
     plans = plan_queries(generation, models, queries, overrides)
     planned = time.perf_counter()
     rankings = rank_plans(generation, plans, cancel, threads)

@@ -16,16 +16,15 @@ from sparsight.index import maintenance, storage
 from sparsight.index.generation import Generation
 from sparsight.index.lexicon import searchable_text
 from sparsight.index.schema import CollectionSchema, FieldSchema, check_field_name
-from sparsight.index.store import CollectionStore
+from sparsight.index.store import MODELS_FOLDER, CollectionStore
 from sparsight.retrieval.operations import Progress
 from sparsight.types import SAEField
 
 if TYPE_CHECKING:
     from sparsight.encoders import TopKSAE
 
-__all__ = ["MODELS_FOLDER", "install_sae", "train_collection_sae"]
+__all__ = ["install_sae", "train_collection_sae"]
 
-MODELS_FOLDER = "models"
 MIN_PASSAGES = 64
 
 

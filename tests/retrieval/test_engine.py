@@ -253,3 +253,22 @@ def test_a_trained_sae_survives_reopening_and_new_documents(tmp_path: Path) -> N
     with sparsight.open(tmp_path) as database:
         assert [(hit.id, hit.score) for hit in database["a"].search(query)] == before
         assert any(int(id) >= 150 for id, _ in before)
+
+
+def test_a_retrained_sae_does_not_change_a_pinned_generation(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    vectors = rng.standard_normal((120, 4)).astype(np.float32)
+    with sparsight.open(tmp_path) as database:
+        things = database.create_collection("a", FIELDS)
+        things.upsert([Document(str(n), text="t", vectors={"vec": vectors[n]}) for n in range(120)])
+        things.train_sae(source="vec", n_latents=16, k=2, epochs=5)
+        pinned = things._store.generation
+        model = pinned.derived["sae"]
+        things.flush()
+        assert things._store.generation.derived["sae"] is model
+        things.train_sae(source="vec", n_latents=16, k=2, epochs=5, seed=9)
+        assert things._store.generation.derived["sae"].fingerprint != model.fingerprint
+        assert pinned.derived["sae"] is model
+    with sparsight.open(tmp_path) as database:  # the replaced model's files go with the next opening
+        assert len(list((tmp_path / "a" / "models").iterdir())) == 1
+        assert database["a"].features().features
