@@ -129,8 +129,8 @@ class CollectionStore:
         if not read_only:
             storage.create_folder(self._segments_folder)
             storage.remove_leftovers(self._segments_folder, {segment.name for segment in self._segments})
-            models = {Path(item.spec.model).name for item in self.schema.fields if isinstance(item.spec, SAEField)}
-            storage.remove_leftovers(folder / MODELS_FOLDER, models)
+            referenced = {Path(item.spec.model).name for item in self.schema.fields if isinstance(item.spec, SAEField)}
+            storage.remove_leftovers(folder / MODELS_FOLDER, referenced)
             self._writer = threading.Thread(target=self._run, name=f"sparsight-writer-{folder.name}", daemon=True)
             self._writer.start()
 

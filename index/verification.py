@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sparsight.errors import CorruptIndexError, IncompatibleModelError
+from sparsight.errors import CorruptIndexError, IncompatibleModelError, SparsightError
 from sparsight.index import storage
 from sparsight.index.catalog import Catalog, SegmentRecord
 from sparsight.index.lexicon import Lexicons
@@ -28,8 +28,9 @@ class RepairReport:
 
 
 def verify_store(store: CollectionStore) -> VerifyReport:
-    """Verify an open collection, beside its reads and writes."""
-    return verify_folder(store.folder)
+    """Verify an open collection, beside its reads and writes; merges wait."""
+    with store.maintenance_lock:
+        return verify_folder(store.folder)
 
 
 def verify_folder(folder: Path) -> VerifyReport:
@@ -39,13 +40,38 @@ def verify_folder(folder: Path) -> VerifyReport:
     the postings' invariants. Both: every living document is in exactly one segment or in the tail, no dead one is
     alive.
     """
+    report, names = _verify_once(folder)
+    for _ in range(4):
+        # Another process may have merged segments away between our reading their names and their files.
+        if report.ok or names == _live_segments(folder):
+            break
+        report, names = _verify_once(folder)
+    return report
+
+
+def _live_segments(folder: Path) -> list[str]:
+    try:
+        catalog = Catalog(folder, read_only=True)
+    except SparsightError:
+        return []
+    try:
+        return [record.name for record in catalog.segments()]
+    except SparsightError:
+        return []
+    finally:
+        catalog.close()
+
+
+def _verify_once(folder: Path) -> tuple[VerifyReport, list[str]]:
+    """One pass, and the names of the segments that it looked at."""
     faults: list[str] = []
+    names: list[str] = []
     size = storage.folder_bytes(folder)
     documents = segments = 0
     try:
         catalog = Catalog(folder, read_only=True)
-    except (CorruptIndexError, OSError) as error:
-        return VerifyReport(faults=(str(error),))
+    except SparsightError as error:
+        return VerifyReport(faults=(error.message,)), names
     try:
         with catalog.snapshot():
             faults.extend(catalog.verify())
@@ -53,6 +79,7 @@ def verify_folder(folder: Path) -> VerifyReport:
             placed: list[int] = []
             for record in catalog.segments():
                 segments += 1
+                names.append(record.name)
                 try:
                     segment = Segment(folder / SEGMENTS_FOLDER / record.name, schema)
                 except (CorruptIndexError, IncompatibleModelError) as error:
@@ -69,7 +96,7 @@ def verify_folder(folder: Path) -> VerifyReport:
         faults.append(error.message)
     finally:
         catalog.close()
-    return VerifyReport(documents, segments, size, tuple(faults))
+    return VerifyReport(documents, segments, size, tuple(faults)), names
 
 
 def _misplaced(catalog: Catalog, placed: list[int]) -> Iterator[str]:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgpack
+import numpy as np
 
 from sparsight.errors import (
     FailedPreconditionError,
@@ -22,7 +23,7 @@ from sparsight.errors import (
 )
 from sparsight.index import filters, maintenance, storage
 from sparsight.index.generation import Generation, Reference
-from sparsight.index.rows import Row, pack
+from sparsight.index.rows import Row
 from sparsight.index.schema import check_document_id
 from sparsight.index.store import CollectionStore, WriteAnswer
 from sparsight.index.verification import verify_store
@@ -40,6 +41,7 @@ from sparsight.types import (
     FeaturePage,
     Operation,
     Page,
+    Passage,
     Query,
     SearchResult,
     SparseVector,
@@ -131,7 +133,7 @@ class Collection:
         self._store._check_open()
         checked = check_documents(documents)
         rows, dropped = prepare_rows(self._store.schema, checked)
-        digest = _digest(("upsert", [(row.id, pack(row)) for row in rows])) if request_id else ""
+        digest = _digest(["upsert", [_canonical(document) for document in checked]]) if request_id else ""
         answer = self._store.write(rows, request_id=_check_request_id(request_id), digest=digest)
         return _result(answer, dropped)
 
@@ -142,7 +144,7 @@ class Collection:
         if bool(wanted) == bool(filter):
             raise InvalidArgumentError("give either ids or a filter", field="ids")
         node = filters.parse(check_text(filter, "filter", MAX_QUERY_TEXT)) if filter else None
-        digest = _digest(("delete", wanted, filter)) if request_id else ""
+        digest = _digest(["delete", wanted, filter]) if request_id else ""
         return _result(
             self._store.delete(wanted, node=node, request_id=_check_request_id(request_id), digest=digest), 0
         )
@@ -344,6 +346,22 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(msgpack.packb(value)).hexdigest()
 
 
+def _canonical(value: Any) -> Any:
+    """A document as nested lists that do not depend on the order of keys (protobuf maps have none) nor on dtypes."""
+    if isinstance(value, Document | Passage):
+        return [[item.name, _canonical(getattr(value, item.name))] for item in dataclasses.fields(value)]
+    if isinstance(value, SparseVector):
+        order = np.argsort(np.asarray(value.indices), kind="stable")
+        return [np.asarray(value.indices)[order].tolist(), np.asarray(value.values, np.float32)[order].tolist()]
+    if isinstance(value, np.ndarray):
+        return np.asarray(value, np.float32).tolist()
+    if isinstance(value, Mapping):
+        return [[str(key), _canonical(value[key])] for key in sorted(value, key=str)]
+    if isinstance(value, (list, tuple)):
+        return [_canonical(item) for item in value]
+    return value
+
+
 def _result(answer: WriteAnswer, dropped: int) -> WriteResult:
     return WriteResult(answer.upserted, answer.replaced, answer.deleted, answer.version, dropped, answer.saturated)
 
@@ -420,8 +438,6 @@ def _document(row: Row, parts: frozenset[str]) -> Document:
         version=row.seq,
     )
     if "vectors" in parts and row.passages > 1:
-        from sparsight.types import Passage
-
         passages = [
             Passage(
                 row.passage_text(p),

@@ -95,11 +95,7 @@ class Database:
                 storage.remove_folder(entry)
 
     def _names(self) -> list[str]:
-        return sorted(
-            entry.name
-            for entry in self.path.iterdir()
-            if not entry.name.startswith(".") and (entry / CATALOG_FILE).is_file()
-        )
+        return _collection_names(self.path)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -305,10 +301,17 @@ class Database:
         return f"<Database {str(self.path)!r}: {', '.join(self._names()) or 'no collections'}>"
 
 
+def _collection_names(root: Path) -> list[str]:
+    """Collections below a data root; folders that are being made or removed are none."""
+    return sorted(
+        entry.name for entry in root.iterdir() if not entry.name.startswith(".") and (entry / CATALOG_FILE).is_file()
+    )
+
+
 def verify(path: str | Path) -> dict[str, VerifyReport]:
     """Verify every collection below a data root, by name, without opening it for writing."""
     root = Path(path)
-    names = sorted(entry.name for entry in root.iterdir() if (entry / CATALOG_FILE).is_file())
+    names = _collection_names(root)
     return {name: verify_folder(root / name) for name in names}
 
 
