@@ -311,12 +311,14 @@ def check_views(collection: Collection, expected: Mapping[str, int], rng: random
 
 
 class Crasher:
-    """Cycles of load, kill and check on one data folder. ``counts`` are for the report."""
+    """Cycles of load, kill and check on one data folder. ``counts`` are for the report; ``prelude`` is Python that the
+    servers run first (to break one on purpose)."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path, seed: int, prelude: str = "") -> None:
         self.data, self.log = folder / "data", folder / "server.log"
         folder.mkdir(parents=True, exist_ok=True)
         self.seed = seed
+        self._environment = {"CRASH_SERVER_PRELUDE": prelude} if prelude else {}
         self.counts: Counter[str] = Counter()
         self.start_ms: list[float] = []
         self._numbers = itertools.count(1)
@@ -338,7 +340,7 @@ class Crasher:
         """
         rng = random.Random(f"{self.seed}/{number}")
         (bulk, flush), = rng.choices([(40, 150), (40, 4096), (300, 150), (2000, 4096)], (4, 3, 2, 1))
-        environment = {"CRASH_BULK_DOCUMENTS": str(bulk), "CRASH_FLUSH_DOCUMENTS": str(flush)}
+        environment = {**self._environment, "CRASH_BULK_DOCUMENTS": str(bulk), "CRASH_FLUSH_DOCUMENTS": str(flush)}
         while rng.random() < 0.15:
             server = ServerProcess(self.data, self.log, environment)
             time.sleep(rng.uniform(0.15, 0.6))
@@ -501,7 +503,8 @@ class Crasher:
         for thread in threads:
             thread.start()
         time.sleep(rng.uniform(0.005, 0.5))
-        self.counts[f"kills_during_{self._busy}"] += bool(self._busy)
+        if busy := self._busy:
+            self.counts[f"kills_during_{busy}"] += 1
         self._stopping.set()
         if gentle:
             code = server.terminate()
@@ -595,22 +598,22 @@ class Crasher:
             self.counts["collections_made_or_dropped"] += 1
 
 
-def run(folder: Path, *, cycles: int, seed: int, first: int = 0) -> dict[str, Any]:
+def run(folder: Path, *, cycles: int, seed: int, prelude: str = "") -> dict[str, Any]:
     """Run cycles; counts, times and the violation that ended them, if there was one.
 
     The folder is removed when all went well; otherwise it stays, as does what the server wrote to its log.
     """
-    crasher, began = Crasher(folder, seed), time.monotonic()
+    crasher, began = Crasher(folder, seed, prelude), time.monotonic()
     report: dict[str, Any] = {"seed": seed, "cycles": 0, "violations": 0}
     with _ending_in_order():
         try:
-            for number in range(first, first + cycles):
+            for number in range(cycles):
                 crasher.cycle(number)
                 report["cycles"] += 1
             crasher.finish()
         except (Violation, SparsightError) as error:
             kind = error.kind if isinstance(error, Violation) else f"refused with {type(error).__name__}"
-            report |= {"violations": 1, "kind": kind, "error": str(error), "cycle": first + report["cycles"],
+            report |= {"violations": 1, "kind": kind, "error": str(error), "cycle": report["cycles"],
                        "folder": str(folder), "replay": f"python benches/crash.py --cycles {cycles} --seed {seed}"}
     report |= dict(sorted(crasher.counts.items()))
     starts = sorted(crasher.start_ms) or [0.0]

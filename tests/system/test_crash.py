@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from sparsight.index import verification
+from sparsight.index.segment import Segment
 from sparsight.retrieval.engine import Database, repair, verify
 from sparsight.service.client import Client
 
@@ -31,9 +33,48 @@ def test_killed_servers_keep_their_promises(tmp_path: Path, crash_workload: Modu
             assert report.get(what, 0) >= 1, what
 
 
-def test_a_short_run(tmp_path: Path, crash_workload: ModuleType) -> None:
-    report = crash_workload.run(tmp_path / "crash", cycles=3, seed=SEED)
-    assert not report["violations"], json.dumps(report)
+BROKEN = {
+    "batches in two halves": """
+import dataclasses
+from sparsight.index.store import CollectionStore
+write = CollectionStore.write
+def in_halves(self, rows, **options):
+    middle = len(rows) // 2
+    if middle:
+        write(self, rows[:middle])
+    return dataclasses.replace(write(self, rows[middle:], **options), upserted=len(rows))
+CollectionStore.write = in_halves
+""",
+    "request ids forgotten": """
+from sparsight.index.catalog import Catalog
+Catalog.find_request = lambda self, request_id: None
+""",
+    "answers before the commit": """
+import threading, time
+from sparsight.index.store import CollectionStore, WriteAnswer
+write = CollectionStore.write
+def later(self, rows, **options):
+    threading.Thread(target=lambda: (time.sleep(0.05), write(self, rows, **options)), daemon=True).start()
+    return WriteAnswer(len(rows), 0, 0, self.state["version"] + 1)
+CollectionStore.write = later
+""",
+    "deletions kept in memory only": """
+from sparsight.index.catalog import Catalog
+delete = Catalog.delete_document
+def without_mark(self, seq):
+    delete(self, seq)
+    self.connection.execute("DELETE FROM deletions WHERE seq = ?", (seq,))
+Catalog.delete_document = without_mark
+""",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_server_is_noticed(tmp_path: Path, crash_workload: ModuleType, name: str) -> None:
+    report = crash_workload.run(tmp_path / "crash", cycles=40, seed=SEED, prelude=BROKEN[name])
+    print(report["cycles"], report.get("error"))
+    assert report["violations"] == 1
 
 
 # --- what was found ----------------------------------------------------------------------------------------
@@ -69,27 +110,29 @@ def test_a_retry_after_a_restart_is_the_same_request(served: Callable[..., Any],
         assert client.collection("main").info().generation == first.version
 
 
-def test_verify_beside_maintenance_finds_nothing(tmp_path: Path, crash_workload: ModuleType) -> None:
+def test_verify_beside_a_merge_finds_nothing(
+    tmp_path: Path, crash_workload: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A merge removes segments whose names verify has just read."""
     with Database(tmp_path) as database:
         collection = database.create_collection("main", crash_workload.FIELDS)
-        stop = threading.Event()
+        for op in (1, 2):
+            collection.upsert([crash_workload.make_document(f"w0-{op}", op)])
+            collection.flush()
+        merging = threading.Thread(target=collection.compact)
 
-        def merge() -> None:
-            op = 0
-            while not stop.is_set():
-                op += 1
-                collection.upsert([crash_workload.make_document(f"w0-{number}", op) for number in range(20)])
-                collection.compact()
+        def open_late(*arguments: Any) -> Segment:
+            if not merging.ident:
+                merging.start()
+                merging.join(1.0)  # or it waits until verify has ended: that is fine too
+            return Segment(*arguments)
 
-        thread = threading.Thread(target=merge)
-        thread.start()
-        try:
-            faults = [fault for _ in range(250) for fault in collection.verify().faults]
-        finally:
-            stop.set()
-            thread.join()
-        assert faults == []
+        monkeypatch.setattr(verification, "Segment", open_late)
+        report = collection.verify()
+        merging.join()
+        assert report.faults == ()
+        assert report.documents == 2
+        assert collection.verify().segments == 1
 
 
 def test_verify_and_repair_leave_unfinished_folders_alone(tmp_path: Path, crash_workload: ModuleType) -> None:

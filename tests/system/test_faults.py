@@ -32,7 +32,7 @@ import numpy as np
 import pytest
 
 from sparsight.errors import SparsightError, StorageError, StorageFullError, UnknownCollectionError
-from sparsight.types import BM25Field, DenseField, Document, Query, Retriever, SparseField, SparseVector
+from sparsight.types import BM25Field, DenseField, Document, Query, Retriever, SparseField, SparseVector, Vector
 
 FIELDS = (SparseField("terms", dimension=100, max_impact=255.0), DenseField("vec", dimension=2), BM25Field("words"))
 BULK = 12
@@ -44,7 +44,8 @@ State = Mapping[str, Mapping[str, int]]
 
 
 def document(id: str, step: int) -> Document:
-    vectors = {"terms": SparseVector.from_dict({0: step + 1.0, 1 + int(id[1:]): 9.0}), "vec": np.ones(2, np.float32)}
+    terms = SparseVector.from_dict({0: step + 1.0, 1 + int(id[1:]): 9.0})
+    vectors: dict[str, Vector] = {"terms": terms, "vec": np.ones(2, np.float32)}
     return Document(id, title=f"step {step}", text=f"common step{step}", metadata={"step": step}, vectors=vectors)
 
 
@@ -64,7 +65,17 @@ class Step:
 
 
 def _create(name: str) -> Step:
-    return Step(lambda db: db.create_collection(name, FIELDS, exist_ok=True), lambda s: s.setdefault(name, {}) and None)
+    def effect(state: dict[str, dict[str, int]]) -> None:
+        state.setdefault(name, {})
+
+    return Step(lambda db: db.create_collection(name, FIELDS, exist_ok=True), effect)
+
+
+def _drop(name: str) -> Step:
+    def effect(state: dict[str, dict[str, int]]) -> None:
+        state.pop(name, None)
+
+    return Step(lambda db: db.drop_collection(name), effect)
 
 
 def _upsert(number: int, ids: range) -> Step:
@@ -98,7 +109,7 @@ STEPS = [
     Step(lambda db: db["main"].compact(), _nothing),
     _delete(8, lambda _, step: step == 6, filter="step = 6"),
     _create("other"),
-    Step(lambda db: db.drop_collection("other"), lambda s: s.pop("other", None) and None),
+    _drop("other"),
     _upsert(11, range(1, 3)),
 ]
 REOPEN_BEFORE = 8
@@ -162,7 +173,8 @@ def _work(folder: Path, arm: Callable[[int, bytes], None], at: int, mode: str, p
     from sparsight.retrieval.engine import Database
 
     arm(at, mode.encode())
-    full, database, readable = mode.startswith("28"), None, False
+    full, readable = mode.startswith("28"), False
+    database: Any = None
 
     def attempt(number: int, work: Callable[[], Any]) -> Any:
         for turn in (1, 2):
@@ -295,7 +307,7 @@ def child(root: Path, mode: str, which: str) -> None:
 
         status, outcomes = _forked(work)
         exits += status == KILLED
-        missed += status == 0 and all(line[1] in ("done", "begun") for line in outcomes)
+        missed += status == 0 and all(isinstance(line, list) and line[1] in ("done", "begun") for line in outcomes)
         if fault := _judge(folder, status, outcomes, mode):
             failures[point] = fault
         shutil.rmtree(folder, ignore_errors=True)
@@ -334,7 +346,7 @@ MODES = {"exit": "exit", "torn write": "tear", "one I/O error": "5", "one I/O er
          "I/O errors from there on": "5+", "disk full": "28+"}
 
 
-@pytest.mark.parametrize("name", MODES)
+@pytest.mark.parametrize("name", ["exit", "one I/O error, then exit", "disk full"])
 def test_some_operations(root: Path, syncspy: Path, name: str) -> None:
     run_child(root, syncspy, MODES[name], "some")
 

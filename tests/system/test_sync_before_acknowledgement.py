@@ -217,7 +217,7 @@ def test_the_check_notices_a_catalogue_that_does_not_sync(traced: Callable[..., 
     assert all(log_fault(events, began, answer_of(events, began, ended)) for began, ended in times)
 
 
-@pytest.mark.parametrize("bulk", [50, 2000])
+@pytest.mark.parametrize("bulk", [50, pytest.param(2000, marks=pytest.mark.slow)])
 def test_a_bulk_write_syncs_its_segment_before_the_commit(traced: Callable[..., Traced], bulk: int) -> None:
     server = traced(bulk=bulk)
     for turn in range(2):  # the second replaces all of the first
@@ -239,6 +239,7 @@ def test_the_check_notices_a_segment_that_is_not_synced(traced: Callable[..., Tr
     assert any("before the commit" in fault for fault in faults)
 
 
+@pytest.mark.slow
 def test_flush_and_compaction_sync_before_their_answers(traced: Callable[..., Traced]) -> None:
     server = traced(bulk=50)
     server.collection.upsert(server.documents(range(50), 1))
@@ -251,6 +252,7 @@ def test_flush_and_compaction_sync_before_their_answers(traced: Callable[..., Tr
         assert log_fault(events, began, last) == ""
 
 
+@pytest.mark.slow
 def test_collections_are_durable_before_the_answer(traced: Callable[..., Traced], crash_workload: ModuleType) -> None:
     server = traced()
     root = str(server.folder)
@@ -268,6 +270,7 @@ def test_collections_are_durable_before_the_answer(traced: Callable[..., Traced]
             assert any(e.path == moved.path and e.call in SYNCS and e.end <= moved.start for e in events)
 
 
+@pytest.mark.slow
 def test_writers_at_once_are_synced_before_their_answers(traced: Callable[..., Traced]) -> None:
     """Each writer has a connection of its own; between two answers on it the log was written and synced."""
     server = traced()
