@@ -41,7 +41,7 @@ from sparsight.types import (
     VerifyReport,
 )
 
-__all__ = ["Database", "repair", "verify"]
+__all__ = ["Database", "repair", "verify", "warm_up"]
 
 MAX_ENCODE_TEXTS = 1_024
 
@@ -236,22 +236,6 @@ class Database:
             raise InvalidArgumentError("a model is named by a non-empty string", field="model")
         return load_encoder(model)
 
-    def warm_up(self) -> list[str]:
-        """Load the models of all collections now instead of with the first query; returns what went wrong.
-
-        A model that cannot be had is no reason to refuse the searches that do without it: those that need it say so.
-        """
-        faults = []
-        for name in self._names():
-            for field in self.collection(name)._store.schema.fields:
-                if isinstance(field.spec, SparseField | DenseField) and field.spec.encoder:
-                    try:
-                        encoder = sparse_encoder(field) if field.kind == "sparse" else dense_encoder(field)
-                        encoder.encode(["warm up"], mode="query")
-                    except SparsightError as error:
-                        faults.append(f"{name}.{field.name}: {error.message}")
-        return faults
-
     # --- long-running work ---------------------------------------------------------------------------------
 
     def operation(self, name: str) -> Operation:
@@ -299,6 +283,23 @@ class Database:
 
     def __repr__(self) -> str:
         return f"<Database {str(self.path)!r}: {', '.join(self._names()) or 'no collections'}>"
+
+
+def warm_up(database: Database) -> list[str]:
+    """Load the models of all collections now instead of with the first query; returns what went wrong.
+
+    A model that cannot be had is no reason to refuse the searches that do without it: those that need it say so.
+    """
+    faults = []
+    for info in database.list_collections():
+        for field in database[info.name]._store.schema.fields:
+            if isinstance(field.spec, SparseField | DenseField) and field.spec.encoder:
+                try:
+                    encoder = sparse_encoder(field) if field.kind == "sparse" else dense_encoder(field)
+                    encoder.encode(["warm up"], mode="query")
+                except SparsightError as error:
+                    faults.append(f"{info.name}.{field.name}: {error.message}")
+    return faults
 
 
 def _collection_names(root: Path) -> list[str]:

@@ -63,7 +63,7 @@ def run_demo(folder: Path, output: Output, *, documents: int = 0) -> dict[str, A
     dict
         Counts, seconds and the searches with their hits, for JSON.
     """
-    from sparsight.retrieval.engine import Database
+    from sparsight.retrieval.engine import Database, warm_up
     from sparsight.service.client import Client
     from sparsight.service.server import ServerThread
 
@@ -73,7 +73,7 @@ def run_demo(folder: Path, output: Output, *, documents: int = 0) -> dict[str, A
         collection = database.create_collection(COLLECTION, _FIELDS, exist_ok=True)
         report |= _fill(collection, documents, output)
         report |= _train(database, collection, output)
-        database.warm_up()
+        warm_up(database)
         with ServerThread(database) as server, Client(server.target) as client:
             output.console.print(f"\nA gRPC server listens on [bold]{server.target}[/]; what follows goes through it.")
             report["searches"] = _search(client, output)

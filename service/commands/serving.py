@@ -25,7 +25,7 @@ def serve(
     """Serve a data folder over gRPC until SIGINT or SIGTERM; --json prints its address once it answers."""
     if log_level not in ("debug", "info", "warning", "error"):
         raise Usage(f"--log-level: expected debug, info, warning or error, got {log_level!r}", field="log_level")
-    from sparsight.retrieval.engine import Database
+    from sparsight.retrieval.engine import Database, warm_up
     from sparsight.service import server
 
     folder = data or DEFAULT_DATA
@@ -36,7 +36,7 @@ def serve(
             if not as_json:
                 output.console.print(f"serving {folder} at {target}; Ctrl-C stops")
 
-        for fault in database.warm_up():  # so that the first query is as quick as the others
+        for fault in warm_up(database):  # so that the first query is as quick as the others
             output.console.print(f"[yellow]not loaded:[/] {escape(fault)}")
         server.serve(database, host, port, ready=ready, insecure_allow_remote=insecure_allow_remote,
                      log_level=log_level)
