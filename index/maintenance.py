@@ -15,12 +15,11 @@ from collections.abc import Sequence
 import numpy as np
 import structlog
 
-from sparsight.errors import SparsightError
-from sparsight.index import storage
+from sparsight.errors import SparsightError, StorageError
 from sparsight.index.catalog import SegmentRecord
 from sparsight.index.schema import CollectionSchema
 from sparsight.index.segment import Segment
-from sparsight.index.store import CollectionStore
+from sparsight.index.store import CollectionStore, discard
 
 __all__ = ["FLUSH_DOCUMENTS", "Maintenance", "compact", "flush", "merge_candidates", "rebuild"]
 
@@ -88,9 +87,10 @@ def _run(
 ) -> None:
     try:
         store.run(lambda: _publish(store, made, replaced, flushed))
+    except StorageError:
+        raise  # the commit may have happened after all: its segments must stay
     except BaseException:
-        for segment, _ in made:
-            storage.remove_folder(store.folder / "segments" / segment.name)
+        discard(store, [segment for segment, _ in made])
         raise
 
 

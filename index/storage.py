@@ -196,8 +196,9 @@ class WriterLock:
         holder = json.dumps(
             {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%FT%TZ", time.gmtime())}
         )
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, holder.encode(), 0)
+        with contextlib.suppress(OSError):  # the name is a courtesy: a full disk must not keep a database closed
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, holder.encode(), 0)
 
     def release(self) -> None:
         """Give the lock back; harmless when called twice."""

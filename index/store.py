@@ -29,6 +29,7 @@ from sparsight.errors import (
     ReadOnlyError,
     SparsightError,
     StorageError,
+    StorageFullError,
 )
 from sparsight.index import storage
 from sparsight.index.bm25 import Analyzer
@@ -43,7 +44,7 @@ from sparsight.index.segment import Segment, build_segment
 from sparsight.index.tail import Tail
 from sparsight.types import BM25Field, SAEField
 
-__all__ = ["BULK_DOCUMENTS", "CollectionStore", "WriteAnswer"]
+__all__ = ["BULK_DOCUMENTS", "CollectionStore", "WriteAnswer", "discard"]
 
 BULK_DOCUMENTS = 2_000
 """A write of at least this many documents is built into a segment at once."""
@@ -89,6 +90,17 @@ class _Effects:
     new_rows: list[Row] = field(default_factory=list)
     dead: list[int] = field(default_factory=list)
     segments: list[Segment] = field(default_factory=list)
+
+
+def discard(store: CollectionStore, segments: Sequence[Segment]) -> None:
+    """Remove segments that no transaction has named, as far as that can be known now.
+
+    A commit whose sync failed may still turn out to have happened: then its segments must stay. What is left behind is
+    removed by the next opening.
+    """
+    for segment in segments:
+        with contextlib.suppress(StorageError, StorageFullError):
+            storage.remove_folder(store.folder / SEGMENTS_FOLDER / segment.name)
 
 
 class CollectionStore:
@@ -331,9 +343,9 @@ class CollectionStore:
                 if answers:
                     self.catalog.set_meta("state", self.state)
         except BaseException as error:
-            self._undo(state_before, effects)
             if isinstance(error, StorageError):
                 self._broken = error  # what the disk now holds is unknown: only a new opening may tell
+            self._undo(state_before, effects)
             for job in jobs:
                 if not job.future.done():
                     job.future.set_exception(error)
@@ -354,8 +366,8 @@ class CollectionStore:
     def _undo(self, state: dict[str, Any], effects: _Effects) -> None:
         self.state = state
         self.lexicons.rollback()
-        for segment in effects.segments:
-            storage.remove_folder(self._segments_folder / segment.name)
+        if self._broken is None:
+            discard(self, effects.segments)
 
     def _apply(self, job: _Job, effects: _Effects) -> Any:
         if job.work is not None:

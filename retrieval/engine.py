@@ -81,8 +81,9 @@ class Database:
         else:
             storage.create_folder(self.path)
             self._writer_lock = storage.WriterLock(self.path)
-            self._remove_half_made()
         try:
+            if not read_only:
+                self._remove_half_made()
             for name in self._names():
                 self.collection(name)
         except BaseException:

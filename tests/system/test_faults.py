@@ -11,7 +11,9 @@ This file is also the child: ``python test_faults.py ROOT MODE some|many|all`` f
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import errno
 import functools
 import itertools
 import json
@@ -22,6 +24,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -32,6 +35,10 @@ import numpy as np
 import pytest
 
 from sparsight.errors import SparsightError, StorageError, StorageFullError, UnknownCollectionError
+from sparsight.index import maintenance, storage, store
+from sparsight.index.catalog import Catalog
+from sparsight.index.verification import verify_folder
+from sparsight.retrieval.engine import Database
 from sparsight.types import BM25Field, DenseField, Document, Query, Retriever, SparseField, SparseVector, Vector
 
 FIELDS = (SparseField("terms", dimension=100, max_impact=255.0), DenseField("vec", dimension=2), BM25Field("words"))
@@ -170,8 +177,6 @@ def _work(folder: Path, arm: Callable[[int, bytes], None], at: int, mode: str, p
 
     Only errors that name the disk's refusal are raised, and what could be read before is still read afterwards.
     """
-    from sparsight.retrieval.engine import Database
-
     arm(at, mode.encode())
     full, readable = mode.startswith("28"), False
     database: Any = None
@@ -215,9 +220,6 @@ def _work(folder: Path, arm: Callable[[int, bytes], None], at: int, mode: str, p
 
 def _look(folder: Path, pipe: int) -> None:
     """Open the folder in a process without faults; says what is there."""
-    from sparsight.index.verification import verify_folder
-    from sparsight.retrieval.engine import Database
-
     with Database(folder) as database:
         _say(pipe, {"state": read(database)})
         collection = database.create_collection("main", FIELDS, exist_ok=True)
@@ -282,10 +284,6 @@ def _points(trace: Path, which: str) -> list[int]:
 
 def child(root: Path, mode: str, which: str) -> None:
     """Fail the chosen operations, each in a fork of its own; prints a JSON object."""
-    from sparsight.index import maintenance, store
-    from sparsight.retrieval import engine
-
-    assert engine
     store.BULK_DOCUMENTS = BULK
     maintenance.merge_candidates = lambda sizes: []  # so that all runs do the same operations
     spy = ctypes.CDLL(os.environ["LD_PRELOAD"])
@@ -355,6 +353,107 @@ def test_some_operations(root: Path, syncspy: Path, name: str) -> None:
 @pytest.mark.parametrize("name", MODES)
 def test_every_operation(root: Path, syncspy: Path, name: str) -> None:
     run_child(root, syncspy, MODES[name], os.environ.get("SPARSIGHT_FAULTS", "many"))
+
+
+# --- what was found ----------------------------------------------------------------------------------------
+
+
+def _commit_in_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commits from now on reach the disk, but SQLite reports that the log's sync failed."""
+    transaction = Catalog.transaction
+
+    @contextlib.contextmanager
+    def failing(self: Catalog) -> Iterator[None]:
+        with transaction(self):
+            yield
+        raise StorageError("disk I/O error (SQLITE_IOERR_FSYNC)")
+
+    monkeypatch.setattr(Catalog, "transaction", failing)
+
+
+@pytest.mark.parametrize("call", ["upsert", "flush", "compact"])
+def test_a_commit_in_doubt_keeps_the_files_of_its_segment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """The log may hold a commit whose sync failed; after a crash it counts, and its segment must be there."""
+    monkeypatch.setattr(store, "BULK_DOCUMENTS", BULK)
+    calls: dict[str, Callable[[Any], Any]] = {
+        "upsert": lambda collection: collection.upsert([document(f"d{i}", 3) for i in range(20)]),
+        "flush": lambda collection: collection.flush(),
+        "compact": lambda collection: collection.compact(),
+    }
+    with Database(tmp_path) as database:
+        collection = database.create_collection("main", FIELDS)
+        collection.upsert([document(f"d{i}", 1) for i in range(BULK)])
+        collection.upsert([document(f"d{i}", 2) for i in range(5, 9)])
+        with monkeypatch.context() as patch:
+            _commit_in_doubt(patch)
+            with pytest.raises(SparsightError, match="SQLITE_IOERR_FSYNC"):
+                calls[call](collection)
+        before = read(database)
+    with Database(tmp_path) as database:
+        assert database["main"].verify().faults == ()
+        after = {"main": before["main"] | {f"d{i}": 3 for i in range(20)}} if call == "upsert" else before
+        assert read(database) == after
+
+
+def test_a_removal_that_fails_too_does_not_leave_writers_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that fails fails everything: the commit, and the removal of what it was for."""
+    monkeypatch.setattr(store, "BULK_DOCUMENTS", BULK)
+
+    def refuse(path: Path) -> None:
+        raise StorageError(f"could not remove {path}")
+
+    with Database(tmp_path) as database:
+        collection = database.create_collection("main", FIELDS)
+        with monkeypatch.context() as patch:
+            _commit_in_doubt(patch)
+            patch.setattr(storage, "remove_folder", refuse)
+            for documents in ([document(f"d{i}", 1) for i in range(BULK)], [document("d1", 2)]):
+                raised: list[Exception] = []
+
+                def write(documents: list[Document] = documents, raised: list[Exception] = raised) -> None:
+                    try:
+                        collection.upsert(documents)
+                    except StorageError as error:
+                        raised.append(error)
+
+                thread = threading.Thread(target=write, daemon=True)
+                thread.start()
+                thread.join(10)
+                assert raised, "the write was not answered"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+def test_a_lock_file_that_cannot_be_written_keeps_no_database_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """The holder's name in it is a courtesy; on a full disk one must still be able to read, and to delete."""
+
+    def fail(*_: Any) -> int:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", fail)
+        with Database(tmp_path) as database:
+            assert database.list_collections() == []
+    Database(tmp_path).close()
+
+
+def test_an_opening_that_fails_gives_the_lock_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".building-half").mkdir()
+
+    def refuse(path: Path) -> None:
+        raise StorageError(f"could not remove {path}")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "remove_folder", refuse)
+        with pytest.raises(StorageError, match="could not remove"):
+            Database(tmp_path)
+    Database(tmp_path).close()
+    assert not (tmp_path / ".building-half").exists()
 
 
 if __name__ == "__main__":
