@@ -268,7 +268,8 @@ class CollectionStore:
         ConflictError
             The request id was used with another digest in the last 24 hours.
         StorageError, StorageFullError
-            The operating system refused; nothing was written.
+            The operating system refused. Nothing was written, unless it was the last sync that failed (StorageError):
+            then only the next opening can tell, and the same request id makes a retry safe.
         """
         self._check_open()
         terms = [{name: analyse(row, analyzer) for name, analyzer in self._analyzers.items()} for row in rows]

@@ -170,7 +170,7 @@ def test_readers_see_whole_writes_while_merges_run(store: CollectionStore, make_
     stop, seen, faults = threading.Event(), [0], []
 
     def read() -> None:
-        while not stop.is_set():
+        while not stop.wait(0.002):  # a pause: two busy loops would keep the interpreter's lock from the writer
             generation = store.generation
             mask = generation.mask(filters.parse('tag = "g1"'))
             ids = [generation.document(r).id for _, r in generation.scan(mask)]
