@@ -125,7 +125,7 @@ class Catalog:
             self.connection.execute("CREATE UNIQUE INDEX documents_id ON documents (id)")
             self.set_meta("format", {"version": CATALOG_VERSION})
             self.set_meta("schema", schema.to_json())
-            self.set_meta("state", {"next_seq": 1, "version": 0, "next_segment": 1})
+            self.set_meta("state", {"next_seq": 1, "version": 0})
 
     def get_meta(self, key: str) -> dict[str, Any]:
         """A value of the meta table."""
