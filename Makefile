@@ -1,6 +1,8 @@
 # make demo    index 2,000 abstracts, start the server, search, filter and steer
 # make test    every test, the slow ones too (about 10 minutes on 2 cores)
+# make asan    the kernels' tests with sanitizers; make tsan for data races
 # make lint types protos bench clean
+# make bench-vectors bench-peers bench-search   compare with other engines (benches/README.md)
 #
 # Everything is installed into .venv, once; a change of the requirements or of the C++ sources installs again.
 # PYTHON=python3.12 make ... takes another interpreter.
@@ -43,8 +45,38 @@ types: install
 protos: install
 	$(RUN) protos/generate.py
 
+.PHONY: asan tsan
+
+# The kernels' tests with GCC's sanitizers: memory and undefined behaviour (asan), data races (tsan). A report fails the
+# target. The normal build is left alone. Minutes each; ARGS="-k corrupt" runs a part, ARGS="-m slow" the long fuzz tests.
+asan: install
+	$(RUN) tests/kernels/sanitized.py address $(ARGS)
+
+tsan: install
+	$(RUN) tests/kernels/sanitized.py thread $(ARGS)
+
 bench: install
 	set -e; for bench in $(wildcard benches/bench_*.py); do $(RUN) "$$bench"; done
+
+.PHONY: bench-vectors bench-peers bench-search
+
+# Corpora in BEIR layout are at CORPORA; a GPU takes minutes, two cores a night. Stopped runs go on where they were.
+bench-vectors: install
+	@test -d "$(CORPORA)" || { echo "give the folder of the corpora: make bench-vectors CORPORA=DIR" >&2; exit 2; }
+	$(RUN) -m benches.vectors --data "$(CORPORA)" --out "$(or $(SPARSIGHT_BENCH),$(HOME)/.cache/sparsight/bench)" $(ARGS)
+
+# The peers have an environment of their own; ARGS="--engines sparsight seismic --k 10" measures a part.
+PEERS := .venv-peers
+
+bench-peers: $(PEERS)/.built
+
+bench-search: install bench-peers
+	$(RUN) -m benches.search $(ARGS)
+
+$(PEERS)/.built: benches/search/requirements-peers.txt | $(VENV)/.requirements
+	test -x $(PEERS)/bin/python || $(RUN) -m venv $(PEERS)
+	$(PEERS)/bin/pip --disable-pip-version-check install --quiet --no-deps --requirement $<
+	@touch $@
 
 install: $(VENV)/.built
 

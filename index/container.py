@@ -29,7 +29,7 @@ from sparsight.index import storage
 __all__ = ["FORMAT_VERSION", "Container", "crc32c", "write_container"]
 
 MAGIC = b"\x93SPARSE\n"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 ALIGNMENT = 64  # a cache line, and enough for 512-bit loads
 BLOCK_BYTES = 1 << 16
 _PREAMBLE = struct.Struct("<8sIIQII")  # magic, version, header length, file length, block size, header CRC

@@ -14,13 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsight.errors import UnknownFieldError
+from sparsight.index.effort import NO_WORK, shared_out, total_work
 from sparsight.index.filters import Node
 from sparsight.index.parts import BoolMask, ImpactQuery, LocalHits, Part, both
 from sparsight.index.rows import Row
 from sparsight.index.schema import CollectionSchema, DerivedModel, FieldSchema
-from sparsight.kernels import CancelFlag
+from sparsight.kernels import CancelFlag, Work
+from sparsight.types import Effort
 
 __all__ = ["Condition", "Found", "Generation", "Mask", "Reference"]
+
+_EXACT = Effort()
 
 Mask: TypeAlias = tuple[BoolMask | None, ...]
 """Allowed documents of each part; None allows all that are alive."""
@@ -34,17 +38,21 @@ class Reference(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Documents of a generation as parallel arrays (n,): where they are, their seq, score and best passage."""
+    """Documents of a generation as parallel arrays (n,): where they are, their seq, score and best passage.
+
+    ``work`` is that of the search that found them.
+    """
 
     parts: NDArray[np.int64]
     documents: NDArray[np.int64]
     seqs: NDArray[np.int64]
     scores: NDArray[np.float64]
     passages: NDArray[np.int64]
+    work: Work = NO_WORK
 
     def take(self, at: NDArray[np.int64] | slice) -> Found:
         """Some of them, in the order asked for."""
-        return Found(self.parts[at], self.documents[at], self.seqs[at], self.scores[at], self.passages[at])
+        return Found(self.parts[at], self.documents[at], self.seqs[at], self.scores[at], self.passages[at], self.work)
 
     def references(self) -> list[Reference]:
         """The documents as references, in order."""
@@ -53,12 +61,23 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """Documents with (``wanted``) or without a passage whose 8-bit impact of ``term`` is at least ``level``."""
+    """Documents that have (``wanted``) or have not at least ``at_least`` of some terms.
+
+    A document has ``terms[i]`` if the term's 8-bit impact is at least ``levels[i]`` in one of its passages.
+    """
 
     field: str
-    term: int
-    level: int
-    wanted: bool
+    terms: tuple[int, ...]
+    levels: tuple[int, ...]
+    at_least: int = 1
+    wanted: bool = True
+
+    def mask(self, part: Part) -> BoolMask:
+        """The documents of a part."""
+        count = np.zeros(part.documents, np.uint16)
+        for term, level in zip(self.terms, self.levels, strict=True):
+            count[part.holders(self.field, term, level)] += 1
+        return (count >= self.at_least) == self.wanted
 
 
 def _found(position: int, part: Part, hits: LocalHits) -> Found:
@@ -68,6 +87,7 @@ def _found(position: int, part: Part, hits: LocalHits) -> Found:
         part.seqs[hits.documents],
         hits.scores.astype(np.float64),
         hits.passages,
+        hits.work,
     )
 
 
@@ -79,6 +99,7 @@ def _merge(found: Sequence[Found], k: int) -> Found:
         np.concatenate([one.seqs for one in found]),
         np.concatenate([one.scores for one in found]),
         np.concatenate([one.passages for one in found]),
+        total_work([one.work for one in found]),
     )
     return joined.take(np.lexsort((joined.seqs, -joined.scores))[:k])
 
@@ -144,8 +165,7 @@ class Generation:
         for part in self.parts:
             allowed = None if node is None else part.evaluate(node)
             for condition in conditions:
-                active = part.active(condition.field, condition.term, condition.level)
-                allowed = both(allowed, active if condition.wanted else ~active)
+                allowed = both(allowed, condition.mask(part))
             masks.append(allowed)
         return tuple(masks)
 
@@ -183,8 +203,9 @@ class Generation:
         min_scores: Sequence[float],
         cancel: CancelFlag | None = None,
         threads: int = 1,
+        effort: Effort = _EXACT,
     ) -> list[Found]:
-        """Exact top k documents of each quantised query.
+        """Top k documents of each quantised query, with the same effort for each; by default the exact ones.
 
         Scores are the exact 8-bit domain's integers times the query's unit. Only documents above 0 and above
         the query's ``min_scores`` entry are found. Ties: lower seq.
@@ -193,20 +214,15 @@ class Generation:
             min(2**31 - 1, max(0, int(np.floor(score / query.unit)))) if query.unit > 0 else 0
             for query, score in zip(queries, min_scores, strict=True)
         ]
-        return [
-            Found(one.parts, one.documents, one.seqs, one.scores * query.unit, one.passages)
-            for query, one in zip(
-                queries,
-                self._over_parts(
-                    len(queries),
-                    k,
-                    lambda at, part: part.search_impacts(
-                        field, queries, k, [mask[at] for mask in masks], least, cancel, threads
-                    ),
-                ),
-                strict=True,
-            )
-        ]
+        shares = shared_out(effort, k, [part.passages for part in self.parts])
+        found = self._over_parts(
+            len(queries),
+            k,
+            lambda at, part: part.search_impacts(
+                field, queries, k, [mask[at] for mask in masks], least, cancel, threads, shares[at]
+            ),
+        )
+        return [one._replace(scores=one.scores * query.unit) for query, one in zip(queries, found, strict=True)]
 
     def search_dense(
         self, field: str, queries: NDArray[np.float32], k: int, masks: Sequence[Mask], cancel: CancelFlag | None = None

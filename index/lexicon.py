@@ -1,13 +1,14 @@
 """The terms of BM25 fields: from text to counted terms, and from terms to stable numbers.
 
 Numbers are given in order of first appearance by the writer thread, in the transaction that stores the
-documents, so a lexicon never disagrees with the documents. It only grows.
+documents, so a lexicon never disagrees with the documents. It only grows, and is read when it is first used.
 """
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,19 +41,50 @@ def analyse(row: Row, analyzer: Analyzer) -> list[PassageTerms]:
     return passages
 
 
+class _Numbers(Mapping[str, Mapping[str, int]]):
+    """``{field: {term: term_id}}``; a field's terms are read when they are first asked for."""
+
+    def __init__(self, fields: Sequence[str], read: Callable[[str, int], Iterable[tuple[int, list[str]]]]) -> None:
+        self._known: dict[str, dict[str, int]] = {name: {} for name in fields}
+        self._stale = set(fields)
+        self._read = read
+        self._lock = threading.Lock()
+
+    def __getitem__(self, field: str) -> dict[str, int]:
+        known = self._known[field]
+        if field in self._stale:
+            with self._lock:
+                if field in self._stale:
+                    for first, terms in self._read(field, len(known)):
+                        known.update(zip(terms, range(first, first + len(terms)), strict=True))
+                    self._stale.remove(field)
+        return known
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._known)
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def forget(self) -> None:
+        """Other terms may have been stored: look again at the next use."""
+        with self._lock:
+            self._stale.update(self._known)
+
+
 class Lexicons:
-    """The lexicons of a collection's BM25 fields, and the new terms of the transaction under way."""
+    """The lexicons of a collection's BM25 fields, and the new terms of the transaction under way.
 
-    def __init__(self, fields: Sequence[str]) -> None:
-        self.ids: dict[str, dict[str, int]] = {name: {} for name in fields}
+    Parameters
+    ----------
+    fields : sequence of str
+    read : callable
+        ``read(field, term_id)`` gives the committed terms as :meth:`Catalog.terms` does, from any thread.
+    """
+
+    def __init__(self, fields: Sequence[str], read: Callable[[str, int], Iterable[tuple[int, list[str]]]]) -> None:
+        self.ids = _Numbers(fields, read)
         self._new: dict[str, dict[str, int]] = {name: {} for name in fields}
-        self._unwritten: list[tuple[str, int, str]] = []
-
-    def load(self, catalog: Catalog) -> None:
-        """Take over the terms that the catalogue has beyond those known."""
-        for name, ids in self.ids.items():
-            for term_id, term in catalog.terms(name, after=len(ids) - 1):
-                ids[term] = term_id
 
     def number(self, field: str, passages: Sequence[PassageTerms], state: dict[str, Any]) -> list[TermCounts]:
         """Numbered terms of a document's passages; new terms get numbers, lengths are added up in ``state``."""
@@ -63,7 +95,6 @@ class Lexicons:
             for term in counts:
                 if term not in known and term not in new:
                     new[term] = len(known) + len(new)
-                    self._unwritten.append((field, new[term], term))
             ids = np.array([known[term] if term in known else new[term] for term in counts], np.uint32)
             order = np.argsort(ids)
             rows.append(TermCounts(ids[order], np.array(list(counts.values()), np.uint32)[order], length))
@@ -72,20 +103,20 @@ class Lexicons:
         return rows
 
     def write(self, catalog: Catalog) -> None:
-        """Store the new terms in the transaction under way."""
-        for field in self.ids:
-            catalog.add_terms(field, ((term_id, term) for name, term_id, term in self._unwritten if name == field))
-        self._unwritten.clear()
+        """Store the transaction's new terms, once, before it commits."""
+        for field, new in self._new.items():
+            if new:
+                catalog.add_terms(field, len(self.ids[field]), list(new))
 
     def commit(self) -> None:
         """The transaction has committed: its terms are known now."""
         for field, new in self._new.items():
-            self.ids[field].update(new)
-            new.clear()
+            if new:
+                self.ids[field].update(new)
+                new.clear()
 
     def rollback(self) -> None:
         """The transaction failed: forget its terms."""
-        self._unwritten.clear()
         for new in self._new.values():
             new.clear()
 
@@ -93,5 +124,6 @@ class Lexicons:
         """Terms a passage, by field, over everything ever written (deletions do not lower it)."""
         lengths = state.get("lengths", {})
         return {
-            name: max(1.0, lengths[name][0] / max(1, lengths[name][1])) if name in lengths else 1.0 for name in self.ids
+            name: max(1.0, lengths[name][0] / max(1, lengths[name][1])) if name in lengths else 1.0
+            for name in self._new
         }

@@ -1,6 +1,7 @@
 """A document as the catalogue keeps it: packed to bytes and back, with every vector of every passage.
 
-Bodies are MessagePack; arrays inside are little-endian bytes. The layout is in ``FORMAT.md``.
+Bodies are MessagePack; arrays inside are little-endian bytes. The layout is in ``FORMAT.md``. Term ids and counts take
+the fewest bytes that hold the largest of them (1, 2 or 4): with a vocabulary of word pieces a weight is 6 bytes, not 8.
 """
 
 from __future__ import annotations
@@ -72,14 +73,12 @@ def pack(row: Row) -> bytes:
                 "meta": dict(row.metadata),
                 "spans": [number for span in row.spans for number in span],
                 "sparse": {
-                    name: [[r.term_ids.astype("<u4").tobytes(), r.values.astype("<f4").tobytes()] for r in rows]
+                    name: [[_narrow(r.term_ids), r.values.astype("<f4", copy=False).tobytes()] for r in rows]
                     for name, rows in row.sparse.items()
                 },
-                "dense": {name: matrix.astype("<f4").tobytes() for name, matrix in row.dense.items()},
+                "dense": {name: matrix.astype("<f4", copy=False).tobytes() for name, matrix in row.dense.items()},
                 "terms": {
-                    name: [
-                        [t.term_ids.astype("<u4").tobytes(), t.counts.astype("<u4").tobytes(), t.length] for t in rows
-                    ]
+                    name: [[len(t.term_ids), _narrow(t.term_ids), _narrow(t.counts), t.length] for t in rows]
                     for name, rows in row.terms.items()
                 },
             }
@@ -100,15 +99,25 @@ def unpack(id: str, seq: int, body: bytes) -> Row:
         value["meta"],
         list(zip(spans[::2], spans[1::2], strict=True)),
         {
-            name: [SparseRow(np.frombuffer(ids, "<u4"), np.frombuffer(values, "<f4")) for ids, values in rows]
+            name: [SparseRow(_widen(ids, len(values) // 4), np.frombuffer(values, "<f4")) for ids, values in rows]
             for name, rows in value["sparse"].items()
         },
         {name: np.frombuffer(data, "<f4").reshape(passages, -1) for name, data in value["dense"].items()},
         {
-            name: [
-                TermCounts(np.frombuffer(ids, "<u4"), np.frombuffer(counts, "<u4"), length)
-                for ids, counts, length in rows
-            ]
+            name: [TermCounts(_widen(ids, n), _widen(counts, n), length) for n, ids, counts, length in rows]
             for name, rows in value["terms"].items()
         },
     )
+
+
+def _narrow(numbers: NDArray[np.uint32]) -> bytes:
+    """Numbers as bytes, each in 1, 2 or 4 of them."""
+    largest = int(numbers.max()) if len(numbers) else 0
+    return numbers.astype("<u1" if largest < 1 << 8 else "<u2" if largest < 1 << 16 else "<u4").tobytes()
+
+
+def _widen(data: bytes, count: int) -> NDArray[np.uint32]:
+    """The ``count`` numbers that :func:`_narrow` packed."""
+    if count == 0:
+        return np.empty(0, np.uint32)
+    return np.frombuffer(data, f"<u{len(data) // count}").astype(np.uint32, copy=False)

@@ -1,7 +1,8 @@
 """A segment: an immutable, memory-mapped copy of some documents, made for speed.
 
 Rows are ordered by ``seq``; passages are grouped by document. Files (``FORMAT.md``): ``documents`` with the
-stored parts and metadata columns, and one file a field: postings + forward vectors, or dense vectors.
+stored parts and metadata columns, and for each field its postings, which searches read, and its forward vectors, which
+explanations read; or its dense vectors.
 Everything can be rebuilt from the catalogue.
 """
 
@@ -110,22 +111,25 @@ def _indptr(lengths: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint64]:
     return indptr
 
 
-def _postings_arrays(column: ImpactColumns) -> dict[str, NDArray[Any]]:
-    """Inverted and forward arrays of a field. Levels of 0 stay in the forward part only."""
-    passage_of = np.repeat(np.arange(len(column.indptr) - 1, dtype=np.uint32), np.diff(column.indptr).astype(np.int64))
-    kept = np.flatnonzero(column.impacts)
-    order = kept[np.argsort(column.term_ids[kept], kind="stable")]  # stable: passages stay ascending within a term
-    term_ids, counts = np.unique(column.term_ids[kept], return_counts=True)
+POSTINGS_ARRAYS = (
+    "term_ids", "frequencies", "max_impacts", "cell_offsets", "byte_offsets", "cell_blocks", "cell_bytes", "data",
+)  # fmt: skip
+
+
+def _postings_arrays(column: ImpactColumns, passage_offsets: NDArray[np.uint32]) -> dict[str, NDArray[Any]]:
+    """The inverted index of a field; levels of 0 are not in it."""
+    postings = Postings.from_rows(column.indptr, column.term_ids, column.impacts, passage_offsets)
+    return {name: getattr(postings, name) for name in POSTINGS_ARRAYS}
+
+
+def _forward_arrays(column: ImpactColumns) -> dict[str, NDArray[Any]]:
+    """The vectors of a field's passages as they came, and their 8-bit levels."""
     narrow = column.values.size == 0 or float(column.values.max()) < _F16_SAFE
     return {
-        "term_ids": term_ids,
-        "offsets": _indptr(counts),
-        "passages": passage_of[order],
-        "impacts": column.impacts[order],
-        "forward_indptr": column.indptr,
-        "forward_term_ids": column.term_ids,
-        "forward_impacts": column.impacts,
-        "forward_values": column.values.astype(np.float16 if narrow else np.float32),
+        "indptr": column.indptr,
+        "term_ids": column.term_ids,
+        "impacts": column.impacts,
+        "values": column.values.astype(np.float16 if narrow else np.float32),
     }
 
 
@@ -184,12 +188,15 @@ def build_segment(
     identity = {"uid": schema.uid, "segment": folder.name}
     size = write_container(building / f"documents{FILE_SUFFIX}", "documents", identity, _document_arrays(rows))
     saturated: dict[str, int] = {}
+    passage_offsets = _indptr([row.passages for row in rows]).astype(np.uint32)
     for field in schema.fields:
         if isinstance(field.spec, DenseField):
             arrays = _dense_arrays(field.spec, field.dimension, rows)
         else:
             column = impact_columns(field, rows, derived, average_lengths.get(field.name, 1.0))
-            arrays, saturated[field.name] = _postings_arrays(column), column.saturated
+            arrays, saturated[field.name] = _postings_arrays(column, passage_offsets), column.saturated
+            forward = building / f"forward-{field.name}{FILE_SUFFIX}"
+            size += write_container(forward, "forward", identity | {"field": field.name}, _forward_arrays(column))
         of_field = identity | {"field": field.name, "fingerprint": field.fingerprint}
         size += write_container(building / f"field-{field.name}{FILE_SUFFIX}", field.kind, of_field, arrays)
     storage.publish_folder(building, folder)
@@ -213,6 +220,7 @@ class Segment:
         identity = {"uid": schema.uid, "segment": folder.name}
         self._documents = Container(folder / f"documents{FILE_SUFFIX}", "documents", identity)
         self._fields: dict[str, Container] = {}
+        self._forward: dict[str, Container] = {}
         for field in schema.fields:
             container = Container(
                 folder / f"field-{field.name}{FILE_SUFFIX}", field.kind, identity | {"field": field.name}
@@ -224,6 +232,9 @@ class Segment:
                     field=field.name,
                 )
             self._fields[field.name] = container
+            if field.kind != "dense":
+                path = folder / f"forward-{field.name}{FILE_SUFFIX}"
+                self._forward[field.name] = Container(path, "forward", identity | {"field": field.name})
         self.seqs: NDArray[np.int64] = self._documents.array("seqs")
         self.passage_offsets: NDArray[np.uint32] = self._documents.array("passage_offsets")
         self.documents = len(self.seqs)
@@ -264,7 +275,8 @@ class Segment:
 
         def make() -> Postings:
             get = self._fields[field].array
-            return Postings(get("term_ids"), get("offsets"), get("passages"), get("impacts"), self.passage_offsets)
+            arrays: dict[str, Any] = {name: get(name) for name in POSTINGS_ARRAYS}
+            return Postings(**arrays, passage_offsets=self.passage_offsets)
 
         found: Postings = self._cached("postings", field, make)
         return found
@@ -273,26 +285,26 @@ class Segment:
         """The forward vectors of an impact field, 8-bit."""
 
         def make() -> Forward:
-            get = self._fields[field].array
-            return Forward(get("forward_indptr"), get("forward_term_ids"), get("forward_impacts"))
+            get = self._forward[field].array
+            return Forward(get("indptr"), get("term_ids"), get("impacts"))
 
         found: Forward = self._cached("forward", field, make)
         return found
 
     def sparse_row(self, field: str, passage: int) -> tuple[NDArray[np.uint32], NDArray[np.uint8], NDArray[np.float32]]:
         """One passage's term ids, 8-bit impacts and weights (as stored, float16 or float32)."""
-        container = self._fields[field]
-        start, stop = (int(x) for x in container.array("forward_indptr", passage, passage + 2))
+        container = self._forward[field]
+        start, stop = (int(x) for x in container.array("indptr", passage, passage + 2))
         return (
-            container.array("forward_term_ids", start, stop),
-            container.array("forward_impacts", start, stop),
-            container.array("forward_values", start, stop).astype(np.float32),
+            container.array("term_ids", start, stop),
+            container.array("impacts", start, stop),
+            container.array("values", start, stop).astype(np.float32),
         )
 
     def forward_values(self, field: str) -> tuple[NDArray[np.uint64], NDArray[np.uint32], NDArray[Any]]:
         """All passages' unquantised weights: indptr, term ids, values (float16 or float32)."""
-        get = self._fields[field].array
-        return get("forward_indptr"), get("forward_term_ids"), get("forward_values")
+        get = self._forward[field].array
+        return get("indptr"), get("term_ids"), get("values")
 
     def dense(self, field: str) -> DenseIndex:
         """The dense vectors with their FAISS index."""
@@ -333,7 +345,7 @@ class Segment:
     def verify(self) -> list[str]:
         """Check every byte of every file; returns the faults found."""
         faults = []
-        for container in (self._documents, *self._fields.values()):
+        for container in (self._documents, *self._fields.values(), *self._forward.values()):
             try:
                 container.verify()
             except CorruptIndexError as error:

@@ -7,6 +7,9 @@ writes and syncs can be read in one place, traced and made to fail in tests. A t
 The order is always: write new files in a ``.building-*`` folder, sync each, sync the folder, rename it into
 place, sync the parent. Nothing is ever changed in place, so a crash leaves either no trace or a leftover
 ``.building-*`` folder that the next writer removes.
+
+A killed process leaves things visible that it had not synced. The next writer makes them durable before it builds on
+them, or a loss of power could take them from under what it has acknowledged.
 """
 
 from __future__ import annotations
@@ -69,22 +72,32 @@ def sync_tree(path: Path) -> None:
     """Make every file below a folder durable, for files that another library has written."""
     for folder, _, names in os.walk(path):
         for name in names:
-            with _translate("sync", Path(folder) / name):
-                descriptor = os.open(Path(folder) / name, os.O_RDONLY)
-                try:
-                    os.fsync(descriptor)
-                finally:
-                    os.close(descriptor)
+            _sync_file(Path(folder) / name)
         sync_folder(Path(folder))
 
 
+def _sync_file(path: Path) -> None:
+    with _translate("sync", path):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def create_folder(path: Path, *, exist_ok: bool = True) -> None:
-    """Make a folder (and its parents) and make its entry durable."""
-    if path.is_dir() and exist_ok:
-        return
-    with _translate("create folder", path):
-        path.mkdir(parents=True, exist_ok=exist_ok)
-    sync_folder(path.parent)
+    """Make a folder and its parents, each durable before the next.
+
+    One that exists is made durable too, where this process could have made it: one that was killed may have.
+    """
+    there = exist_ok and path.is_dir()
+    if not there:
+        if exist_ok or not path.parent.is_dir():
+            create_folder(path.parent)
+        with _translate("create folder", path):
+            path.mkdir(exist_ok=exist_ok)
+    if not there or os.access(path.parent, os.R_OK | os.W_OK):
+        sync_folder(path.parent)
 
 
 def write_file(path: Path, chunks: Iterable[bytes | memoryview]) -> int:
@@ -127,10 +140,18 @@ def remove_folder(path: Path) -> None:
 
 
 def remove_leftovers(parent: Path, keep: set[str]) -> list[str]:
-    """Remove the sub-folders of ``parent`` that are not in ``keep``: what a crash left behind. Returns their names."""
+    """Remove the sub-folders of ``parent`` that are not in ``keep``: what a crash left behind. Returns their names.
+
+    The files beside ``parent`` are made durable first: it is the catalogue that says what to keep, and it may have been
+    read from a log that a killed process had not synced. Else a loss of power could bring back a state that needs them.
+    """
     if not parent.is_dir():
         return []
     removed = [entry.name for entry in parent.iterdir() if entry.is_dir() and entry.name not in keep]
+    if removed:
+        for beside in parent.parent.iterdir():
+            if beside.is_file():
+                _sync_file(beside)
     for name in removed:
         remove_folder(parent / name)
     return removed
@@ -173,12 +194,15 @@ class WriterLock:
     """Exclusive right to write below a data root, held through ``flock`` on ``<root>/LOCK``.
 
     The kernel releases it when the process ends, however it ends, so a stale lock cannot exist. The file's
-    text names the last holder.
+    text names the last holder. The names below the root are durable when this returns, also those that the last holder
+    had made or removed without getting to its sync.
 
     Raises
     ------
     LockedError
         Another process (or another database object of this one) holds it; the message names pid and host.
+    StorageError, StorageFullError
+        The operating system refused.
     """
 
     def __init__(self, root: Path) -> None:
@@ -199,6 +223,11 @@ class WriterLock:
         with contextlib.suppress(OSError):  # the name is a courtesy: a full disk must not keep a database closed
             os.ftruncate(self._descriptor, 0)
             os.pwrite(self._descriptor, holder.encode(), 0)
+        try:
+            sync_folder(root)
+        except BaseException:
+            self.release()
+            raise
 
     def release(self) -> None:
         """Give the lock back; harmless when called twice."""

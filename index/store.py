@@ -1,26 +1,25 @@
 """A collection on disk: one writer thread, group commit, generations for readers.
 
-A write is packed by its caller, then queued. The writer thread takes what is queued, applies each request inside
-a savepoint of one SQLite transaction, commits (which syncs), publishes a new generation, and only then answers.
+A write is checked and encoded by its caller, then queued. The writer thread takes what is queued, applies each request
+inside a savepoint of one SQLite transaction, commits (which syncs), publishes a new generation, and only then answers.
 So an acknowledged write is durable and visible, a refused one leaves no trace, and waiting writers share a sync.
 
-Large batches become a segment at once, published with their rows in one transaction. Otherwise documents wait in
-the tail until :mod:`sparsight.index.maintenance` flushes them.
+Large batches become a segment at once, published with their rows in one transaction: one thread builds it while the
+other stores the rows. Otherwise documents wait in the tail until :mod:`sparsight.index.maintenance` flushes them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
-import queue
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sparsight.errors import (
     ClosedError,
@@ -36,12 +35,13 @@ from sparsight.index.bm25 import Analyzer
 from sparsight.index.catalog import Catalog, SegmentRecord
 from sparsight.index.filters import Node
 from sparsight.index.generation import Generation
-from sparsight.index.lexicon import Lexicons, PassageTerms, analyse
+from sparsight.index.jobs import Effects, Job, JobQueue, Made, Swap, WriteAnswer
+from sparsight.index.lexicon import Lexicons, analyse
 from sparsight.index.parts import SegmentPart
 from sparsight.index.rows import Row, pack
 from sparsight.index.schema import CollectionSchema, DerivedModel, FieldSchema, ModelFactory
 from sparsight.index.segment import Segment, build_segment
-from sparsight.index.tail import Tail
+from sparsight.index.tail import Tail, TailPart
 from sparsight.types import BM25Field, SAEField
 
 __all__ = ["BULK_DOCUMENTS", "CollectionStore", "WriteAnswer", "discard"]
@@ -49,47 +49,12 @@ __all__ = ["BULK_DOCUMENTS", "CollectionStore", "WriteAnswer", "discard"]
 BULK_DOCUMENTS = 2_000
 """A write of at least this many documents is built into a segment at once."""
 
-_GROUP_DOCUMENTS = 4_000  # a commit waits for no more documents than this
 SEGMENTS_FOLDER = "segments"
 MODELS_FOLDER = "models"
 
 
-@dataclass(frozen=True, slots=True)
-class WriteAnswer:
-    """What a write did; ``version`` is the number of committed writes after it."""
-
-    upserted: int = 0
-    replaced: int = 0
-    deleted: int = 0
-    version: int = 0
-    saturated: int = 0
-
-
-@dataclass(slots=True, eq=False)
-class _Job:
-    """One request to the writer thread. ``work`` runs alone inside a transaction when it is given."""
-
-    rows: Sequence[Row] = ()
-    terms: Sequence[Mapping[str, list[PassageTerms]]] = ()
-    delete_ids: Sequence[str] = ()
-    delete_filter: Node | None = None
-    request_id: str = ""
-    digest: str = ""
-    work: Callable[[], Any] | None = None
-    future: Future[Any] = field(default_factory=Future)
-
-    @property
-    def alone(self) -> bool:
-        return self.work is not None or self.delete_filter is not None or len(self.rows) >= BULK_DOCUMENTS
-
-
-@dataclass(slots=True)
-class _Effects:
-    """What a transaction changed, to be applied to memory once it has committed."""
-
-    new_rows: list[Row] = field(default_factory=list)
-    dead: list[int] = field(default_factory=list)
-    segments: list[Segment] = field(default_factory=list)
+def _seqs_of(segments: Sequence[Segment]) -> NDArray[np.int64]:
+    return np.concatenate([np.empty(0, np.int64), *(segment.seqs for segment in segments)])
 
 
 def discard(store: CollectionStore, segments: Sequence[Segment]) -> None:
@@ -129,18 +94,20 @@ class CollectionStore:
         self._reader = Catalog(folder, read_only=True)  # for reads beside the writer thread
         self._reader_lock = threading.Lock()
         self._refresh_lock = threading.Lock()
-        self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._queue = JobQueue()
         self._closing = threading.Lock()
         self._closed = False
         self._broken: SparsightError | None = None
         self._published = 0
+        self._parts: list[SegmentPart] = []
+        self._helper = ThreadPoolExecutor(1, f"sparsight-builder-{folder.name}")  # starts its thread when it is used
         self.maintenance_lock = threading.Lock()  # one flush, merge or rebuild at a time
         self.on_change: Callable[[], None] = lambda: None  # maintenance listens
         self._load()
         self._writer: threading.Thread | None = None
         if not read_only:
             storage.create_folder(self._segments_folder)
-            storage.remove_leftovers(self._segments_folder, {segment.name for segment in self._segments})
+            storage.remove_leftovers(self._segments_folder, {record.name for record in self.records})
             referenced = {Path(item.spec.model).name for item in self.schema.fields if isinstance(item.spec, SAEField)}
             storage.remove_leftovers(folder / MODELS_FOLDER, referenced)
             self._writer = threading.Thread(target=self._run, name=f"sparsight-writer-{folder.name}", daemon=True)
@@ -181,32 +148,26 @@ class CollectionStore:
                 item.name: self.load_model(item) for item in self.schema.fields if item.kind == "sae"
             }
             if not hasattr(self, "lexicons"):
-                self.lexicons = Lexicons([item.name for item in self.schema.fields if isinstance(item.spec, BM25Field)])
-            self.lexicons.load(self.catalog)  # what is new since the last time
-            known = {
-                segment.name: segment for segment in getattr(self, "_segments", []) if segment.schema == self.schema
-            }
-            self._segments = [
-                known.get(r.name) or Segment(self._segments_folder / r.name, self.schema) for r in self.records
-            ]
-            self._parts = [
-                SegmentPart(segment, np.flatnonzero(np.isin(segment.seqs, dead))) for segment in self._segments
-            ]
-            self._tail = Tail(self.schema, self.derived)
-            self._tail.append(list(self.catalog.rows(tail_seqs)), self._average_lengths())
+                names = [item.name for item in self.schema.fields if isinstance(item.spec, BM25Field)]
+                self.lexicons = Lexicons(names, self._read_terms)
+            self.lexicons.ids.forget()  # what another process has added
+            known = {part.segment.name: part.segment for part in self._parts if part.segment.schema == self.schema}
+            segments = [known.get(r.name) or Segment(self._segments_folder / r.name, self.schema) for r in self.records]
+            self._parts = [SegmentPart(segment, np.flatnonzero(np.isin(segment.seqs, dead))) for segment in segments]
+            self._tails = [Tail(self.schema, self.derived)]
+            self._tails[0].append(list(self.catalog.rows(tail_seqs)), self._average_lengths())
             self._check_complete(len(dead), len(tail_seqs))
         self._analyzers = {
             item.name: Analyzer(item.spec.language) for item in self.schema.fields if isinstance(item.spec, BM25Field)
         }
-        self._tail_dead: set[int] = set()
         self._next_segment = 1 + max([0, *(int(record.name) for record in self.records)])
         self._publish()
 
     def _check_complete(self, dead: int, tail: int) -> None:
         """Every living document is in exactly one place: cheap enough to check on each opening."""
-        stored = self.catalog.connection.execute("SELECT COUNT(*) FROM documents").fetchone()[0]
-        placed = sum(segment.documents for segment in self._segments) - dead + tail
-        if len(self._tail.rows) != tail or stored != placed or dead != sum(len(part.dead) for part in self._parts):
+        stored = self.state["documents"]
+        placed = sum(part.documents for part in self._parts) - dead + tail
+        if len(self._tails[0].rows) != tail or stored != placed or dead != sum(len(part.dead) for part in self._parts):
             raise CorruptIndexError(
                 f"{self.catalog.path}: expected {stored} living documents in segments and tail, found {placed}; "
                 "`sparsight repair` rebuilds the segments",
@@ -223,7 +184,7 @@ class CollectionStore:
             self._published,
             self.state["version"],
             self.schema,
-            (*self._parts, self._tail.view(self._tail_dead)),
+            (*self._parts, *(tail.view() for tail in self._tails)),
             self.lexicons.ids,
             self._average_lengths(),
             self.derived,
@@ -232,16 +193,21 @@ class CollectionStore:
     @property
     def saturated(self) -> dict[str, int]:
         """Weights that did not fit 8 bits, by field, in the live segments and the tail."""
-        total: dict[str, int] = dict(self._tail.saturated)
-        for record in self.records:
-            for name, count in record.saturated.items():
+        total: dict[str, int] = {}
+        for counts in (*(tail.saturated for tail in self._tails), *(record.saturated for record in self.records)):
+            for name, count in counts.items():
                 total[name] = total.get(name, 0) + count
         return total
 
     @property
     def tail_documents(self) -> int:
-        """Documents waiting for the next flush."""
-        return len(self._tail.rows)
+        """Documents waiting for the next flush, dead ones included."""
+        return sum(len(tail.rows) for tail in self._tails)
+
+    @property
+    def segment_parts(self) -> list[SegmentPart]:
+        """The live segments with their deletions, of the latest generation."""
+        return [part for part in self.generation.parts if isinstance(part, SegmentPart)]
 
     def refresh(self) -> None:
         """For followers: take over what another process has committed since the last call."""
@@ -273,7 +239,8 @@ class CollectionStore:
         """
         self._check_open()
         terms = [{name: analyse(row, analyzer) for name, analyzer in self._analyzers.items()} for row in rows]
-        answer: WriteAnswer = self._submit(_Job(rows=rows, terms=terms, request_id=request_id, digest=digest)).result()
+        job = Job(rows, terms, len(rows) >= BULK_DOCUMENTS, request_id=request_id, digest=digest)
+        answer: WriteAnswer = self._submit(job).result()
         return answer
 
     def delete(
@@ -281,14 +248,38 @@ class CollectionStore:
     ) -> WriteAnswer:
         """Delete documents by id (missing ones are skipped) or all that satisfy a filter; durable on return."""
         self._check_open()
-        job = _Job(delete_ids=ids, delete_filter=node, request_id=request_id, digest=digest)
+        job = Job(delete_ids=ids, delete_filter=node, request_id=request_id, digest=digest)
         answer: WriteAnswer = self._submit(job).result()
         return answer
 
     def run(self, work: Callable[[], Any]) -> Any:
         """Run ``work`` in the writer thread inside a transaction, then reload memory from the catalogue."""
         self._check_open()
-        return self._submit(_Job(work=work)).result()
+        return self._submit(Job(work=work)).result()
+
+    def seal(self) -> list[TailPart]:
+        """Turn to a new tail, and return those that are to be flushed, oldest first; none when nothing waits.
+
+        They stay searchable, and their documents may die, until :meth:`swap` replaces them.
+        """
+        self._check_open()
+        tails: list[TailPart] = self._submit(Job(seal=True)).result()
+        return tails
+
+    def swap(self, made: Sequence[Made], replaced: Sequence[str] = (), flushed: int = 0) -> None:
+        """Make segments live in place of others, and of the tails' documents up to seq ``flushed``.
+
+        The segments hold what was alive there at some moment; what has died since is settled here, in one transaction.
+        """
+        self._check_open()
+        self._submit(Job(swap=Swap(made, frozenset(replaced), flushed))).result()
+        self._remove(replaced)
+
+    def _remove(self, names: Iterable[str]) -> None:
+        """Remove segments that the catalogue no longer names."""
+        for name in names:
+            with contextlib.suppress(StorageError):  # else the next opening removes it
+                storage.remove_folder(self._segments_folder / name)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -300,39 +291,27 @@ class CollectionStore:
                 f"writes stopped after an earlier failure: {self._broken}; close and open the database again"
             ) from self._broken
 
-    def _submit(self, job: _Job) -> Future[Any]:
+    def _submit(self, job: Job) -> Future[Any]:
         with self._closing:  # so that nothing is queued behind the end mark
             self._check_open()
             self._queue.put(job)
         return job.future
 
     def _run(self) -> None:
-        """The writer thread: group what waits, process it, until the end mark."""
-        held: _Job | None = None
-        while True:
-            first = held or self._queue.get()
-            if first is None:
-                return
-            jobs, documents, held, ending = [first], len(first.rows), None, False
-            while not first.alone and documents < _GROUP_DOCUMENTS and not self._queue.empty():
-                following = self._queue.get()
-                if following is None or following.alone:
-                    held, ending = following, following is None
-                    break
-                jobs.append(following)
-                documents += len(following.rows)
+        """The writer thread."""
+        while jobs := self._queue.take():
             self._process(jobs)
-            if ending:
-                return
 
-    def _process(self, jobs: Sequence[_Job]) -> None:
+    def _process(self, jobs: Sequence[Job]) -> None:
         """One transaction for all jobs: apply, commit, publish, answer."""
         if self._broken is not None:
             for job in jobs:
                 job.future.set_exception(self._broken)
             return
-        state_before, effects = copy.deepcopy(self.state), _Effects()
-        answers: list[tuple[_Job, Any]] = []
+        if jobs[0].seal:
+            return self._seal(jobs[0].future)
+        state_before, effects = copy.deepcopy(self.state), Effects()
+        answers: list[tuple[Job, Any]] = []
         try:
             with self.catalog.transaction():
                 for job in jobs:
@@ -342,6 +321,7 @@ class CollectionStore:
                     except ConflictError as error:  # raised before anything was changed
                         job.future.set_exception(error)
                 if answers:
+                    self.lexicons.write(self.catalog)
                     self.catalog.set_meta("state", self.state)
         except BaseException as error:
             if isinstance(error, StorageError):
@@ -364,15 +344,17 @@ class CollectionStore:
                 job.future.set_result(answer)
         self.on_change()
 
-    def _undo(self, state: dict[str, Any], effects: _Effects) -> None:
+    def _undo(self, state: dict[str, Any], effects: Effects) -> None:
         self.state = state
         self.lexicons.rollback()
         if self._broken is None:
             discard(self, effects.segments)
 
-    def _apply(self, job: _Job, effects: _Effects) -> Any:
+    def _apply(self, job: Job, effects: Effects) -> Any:
         if job.work is not None:
             return job.work()
+        if job.swap is not None:
+            return self._apply_swap(job.swap, effects)
         if job.request_id:
             seen = self.catalog.find_request(job.request_id)
             if seen is not None:
@@ -391,30 +373,37 @@ class CollectionStore:
             self.catalog.add_request(job.request_id, job.digest, fields)
         return result
 
-    def _apply_rows(self, job: _Job, effects: _Effects) -> WriteAnswer:
+    def _apply_rows(self, job: Job, effects: Effects) -> WriteAnswer:
         replaced = self.catalog.find(row.id for row in job.rows)
         for seq in replaced.values():
             self.catalog.delete_document(seq)
             effects.dead.append(seq)
-        for row, terms in zip(job.rows, job.terms, strict=True):
-            row.seq = self.state["next_seq"]
-            self.state["next_seq"] += 1
+        for seq, (row, terms) in enumerate(zip(job.rows, job.terms, strict=True), self.state["next_seq"]):
+            row.seq = seq
             row.terms = {name: self.lexicons.number(name, passages, self.state) for name, passages in terms.items()}
-            self.catalog.insert_document(row.seq, row.id, pack(row))
-        self.lexicons.write(self.catalog)
+        self.state["next_seq"] += len(job.rows)
+        self.state["documents"] += len(job.rows) - len(replaced)
         saturated = 0
-        if len(job.rows) >= BULK_DOCUMENTS:
-            segment, record = self.build(job.rows)
-            effects.segments.append(segment)
+        if job.bulk:
+            building = self._helper.submit(self.build, job.rows)
+            try:
+                self._insert(job.rows)
+            finally:  # whatever happened to the rows, the segment is ours to publish or to remove
+                segment, record = building.result()
+                effects.segments.append(segment)
             self.catalog.add_segment(record)
             saturated = sum(record.saturated.values())
         else:
+            self._insert(job.rows)
             self.catalog.add_to_tail(row.seq for row in job.rows)
             effects.new_rows.extend(job.rows)
         self.state["version"] += 1
         return WriteAnswer(len(job.rows), len(replaced), 0, self.state["version"], saturated)
 
-    def _apply_delete(self, job: _Job, effects: _Effects) -> WriteAnswer:
+    def _insert(self, rows: Sequence[Row]) -> None:
+        self.catalog.insert_documents((row.seq, row.id, pack(row)) for row in rows)
+
+    def _apply_delete(self, job: Job, effects: Effects) -> WriteAnswer:
         if job.delete_filter is not None:
             generation = self.generation  # the writer's own latest: a filter delete runs alone
             found = [seq for seq, _ in generation.scan(generation.mask(job.delete_filter))]
@@ -423,8 +412,24 @@ class CollectionStore:
         for seq in found:
             self.catalog.delete_document(seq)
         effects.dead.extend(found)
+        self.state["documents"] -= len(found)
         self.state["version"] += 1
         return WriteAnswer(0, 0, len(found), self.state["version"])
+
+    def _apply_swap(self, swap: Swap, effects: Effects) -> None:
+        for name in swap.replaced:
+            self.catalog.remove_segment(name)
+        for _, record in swap.made:
+            self.catalog.add_segment(record)
+        new = _seqs_of([segment for segment, _ in swap.made])
+        if swap.flushed:
+            died = [seq for tail in self._tails for seq in tail.dead]
+            self.catalog.add_deletions(np.intersect1d(new, np.array(died, np.int64)).tolist())
+            self.catalog.empty_tail(swap.flushed)
+        merged = [part.seqs[part.dead] for part in self._parts if part.segment.name in swap.replaced]
+        for dead in merged:  # they died before the merge began: nothing holds them any more
+            self.catalog.remove_deletions(np.setdiff1d(dead, new).tolist())
+        effects.swap = swap
 
     def load_model(self, item: FieldSchema) -> DerivedModel:
         """The model of a derived field, loaded once.
@@ -469,43 +474,66 @@ class CollectionStore:
             self._next_segment += 1
             return number
 
-    def _take_over(self, effects: _Effects, *, reload: bool) -> None:
+    def _take_over(self, effects: Effects, *, reload: bool) -> None:
         """Apply a committed transaction to memory and publish."""
         if reload:
-            before = {segment.name for segment in self._segments}
+            before = {record.name for record in self.records}
             self._load()
-            for name in before - {segment.name for segment in self._segments}:
-                with contextlib.suppress(StorageError):  # else the next opening removes it
-                    storage.remove_folder(self._segments_folder / name)
+            self._remove(before - {record.name for record in self.records})
             return
-        self._tail.append(effects.new_rows, self._average_lengths())
-        for segment in effects.segments:
-            self._segments.append(segment)
-            self._parts.append(SegmentPart(segment, np.empty(0, np.int64)))
+        self._tails[-1].append(effects.new_rows, self._average_lengths())
+        self._parts += [SegmentPart(segment, np.empty(0, np.int64)) for segment in effects.segments]
+        if effects.swap is not None:
+            self._take_swap(effects.swap)
+        if effects.segments or effects.swap is not None:
             self.records = self.catalog.segments()
-        dead = np.array(sorted(effects.dead), np.int64)
-        if len(dead):
-            for position, part in enumerate(self._parts):
-                at = np.searchsorted(part.seqs, dead)
-                local = (
-                    at[(at < part.documents) & (part.seqs[np.minimum(at, part.documents - 1)] == dead)]
-                    if part.documents
-                    else at[:0]
-                )
-                if len(local):
-                    self._parts[position] = SegmentPart(part.segment, np.union1d(part.dead, local))
-            self._tail_dead |= set(
-                np.intersect1d(dead, np.array([row.seq for row in self._tail.rows], np.int64)).tolist()
-            )
+        if effects.dead:
+            dead = np.array(sorted(effects.dead), np.int64)
+            self._parts = [self._without(part, dead) for part in self._parts]
+            for tail in self._tails:
+                tail.kill(dead)
         self._publish()
+
+    def _without(self, part: SegmentPart, dead: NDArray[np.int64]) -> SegmentPart:
+        """A segment's part with more dead documents, ascending seqs; the same one when it holds none of them."""
+        at = np.searchsorted(part.seqs, dead)
+        at = at[part.seqs[np.minimum(at, part.documents - 1)] == dead] if part.documents else at[:0]
+        return SegmentPart(part.segment, np.union1d(part.dead, at)) if len(at) else part
+
+    def _take_swap(self, swap: Swap) -> None:
+        gone = [part for part in self._parts if part.segment.name in swap.replaced]
+        died = [part.seqs[part.dead] for part in gone]
+        died += [np.array(sorted(tail.dead), np.int64) for tail in self._tails if tail.last_seq <= swap.flushed]
+        dead = np.unique(np.concatenate(died)) if died else np.empty(0, np.int64)
+        self._parts = [part for part in self._parts if part not in gone]
+        self._parts += [self._without(SegmentPart(segment, dead[:0]), dead) for segment, _ in swap.made]
+        self._tails = [tail for tail in self._tails if tail.last_seq > swap.flushed or tail is self._tails[-1]]
+
+    def _seal(self, future: Future[Any]) -> None:
+        """Make the tail one that only loses documents, and begin another."""
+        try:
+            if self._tails[-1].rows:
+                self._tails.append(Tail(self.schema, self.derived))
+                self._publish()
+            future.set_result([tail.view() for tail in self._tails[:-1]])
+        except BaseException as error:  # the writer thread lives on
+            future.set_exception(error)
+
+    def _read_terms(self, field: str, term_id: int) -> list[tuple[int, list[str]]]:
+        with self._reader_lock:
+            self._check_readable()
+            return list(self._reader.terms(field, term_id))
+
+    def _check_readable(self) -> None:
+        if self._closed:
+            raise ClosedError(f"collection {self.folder.name!r} is closed")
 
     # --- reads beside the search path ----------------------------------------------------------------------
 
     def rows(self, ids: Iterable[str]) -> list[Row]:
         """Living documents of these ids with all their vectors, from the catalogue; missing ones are left out."""
         with self._reader_lock:
-            if self._closed:
-                raise ClosedError(f"collection {self.folder.name!r} is closed")
+            self._check_readable()
             with self._reader.snapshot():
                 wanted = list(ids)
                 seqs = self._reader.find(wanted)
@@ -523,9 +551,10 @@ class CollectionStore:
             if self._closed:
                 return
             self._closed = True
-            self._queue.put(None)
+            self._queue.end()
         if self._writer is not None:
             self._writer.join()
+        self._helper.shutdown()
         with self._reader_lock, self._refresh_lock:
             self._reader.close()
             self.catalog.close()

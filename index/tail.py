@@ -16,11 +16,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsight.index import columns, filters
-from sparsight.index.parts import BoolMask, ImpactQuery, LocalHits, best_of_groups, both, flags_of, passage_rows, top
+from sparsight.index.parts import (
+    BoolMask,
+    ImpactQuery,
+    LocalHits,
+    best_of_groups,
+    both,
+    documents_of,
+    flags_of,
+    passage_rows,
+    top,
+)
 from sparsight.index.rows import Row
 from sparsight.index.schema import CollectionSchema, DerivedModel
 from sparsight.index.segment import impact_columns
-from sparsight.kernels import CancelFlag, Forward, score_passages
+from sparsight.kernels import EXACT, CancelFlag, Effort, Forward, Work, score_passages
 from sparsight.types import BM25Field, DenseField
 
 __all__ = ["Tail", "TailPart"]
@@ -65,12 +75,17 @@ class _ImpactStore:
 
 
 class Tail:
-    """Documents appended since the last flush. Used by the writer alone; searches use :meth:`view`."""
+    """Documents appended since the last flush. Used by the writer alone; searches use :meth:`view`.
+
+    When a flush begins, the writer turns to a new tail and leaves this one as it is, but for documents that die.
+    """
 
     def __init__(self, schema: CollectionSchema, derived: Mapping[str, DerivedModel]) -> None:
         self.schema = schema
         self._derived = derived
         self.rows: list[Row] = []
+        self.dead: set[int] = set()  # seqs of those deleted or replaced since they were appended
+        self._latest: TailPart | None = None
         self._seqs = _Growing(np.int64)
         self._offsets = _Growing(np.uint32)
         self._offsets.extend(np.zeros(1, np.uint32))
@@ -117,9 +132,23 @@ class Tail:
             start = len(self._columns) * _CHUNK
             self._columns.append(columns.build([row.metadata for row in self.rows[start : start + _CHUNK]]))
 
-    def view(self, dead_seqs: set[int]) -> TailPart:
-        """The tail as it is now, without the documents of ``dead_seqs``."""
-        return TailPart(self, len(self.rows), dead_seqs)
+    def kill(self, seqs: NDArray[np.int64]) -> None:
+        """Mark those of ``seqs`` (ascending) that are here as dead."""
+        mine = self._seqs.view(self._seqs.length)
+        if len(mine) and len(seqs) and seqs[-1] >= mine[0] and seqs[0] <= mine[-1]:
+            self.dead.update(np.intersect1d(seqs, mine, assume_unique=True).tolist())
+
+    @property
+    def last_seq(self) -> int:
+        """The seq of the last document, 0 when there is none."""
+        return self.rows[-1].seq if self.rows else 0
+
+    def view(self) -> TailPart:
+        """The tail as it is now, without its dead documents."""
+        latest = self._latest
+        if latest is None or (latest.documents, latest.died) != (len(self.rows), len(self.dead)):
+            latest = self._latest = TailPart(self, len(self.rows), self.dead)
+        return latest
 
     @property
     def saturated(self) -> dict[str, int]:
@@ -132,6 +161,7 @@ class TailPart:
 
     def __init__(self, tail: Tail, documents: int, dead_seqs: set[int]) -> None:
         self.documents = documents
+        self.died = len(dead_seqs)
         self.seqs = tail._seqs.view(documents)
         self._offsets = tail._offsets.view(documents + 1)
         self.passages = int(self._offsets[-1])
@@ -161,8 +191,9 @@ class TailPart:
         min_scores: Sequence[int],
         cancel: CancelFlag | None,
         threads: int,
+        effort: Effort = EXACT,
     ) -> list[LocalHits]:
-        """Top k documents of each query, as :meth:`SegmentPart.search_impacts`."""
+        """Top k documents of each query, as :meth:`SegmentPart.search_impacts`; exact whatever the effort."""
         hits = []
         for query, mask, least in zip(queries, masks, min_scores, strict=True):
             if cancel is not None:
@@ -171,7 +202,8 @@ class TailPart:
             best, passages = best_of_groups(scores, self._offsets[:-1].astype(np.int64))
             allowed = both(both(mask, self.alive), best > max(0, least))
             chosen = top(best, k, allowed if allowed is not None else np.ones(0, bool))
-            hits.append(LocalHits(chosen, best[chosen], passages[chosen]))
+            work = Work("exact", 0, 0, self.passages, self.passages)
+            hits.append(LocalHits(chosen, best[chosen], passages[chosen], work))
         return hits
 
     def search_dense(
@@ -193,7 +225,8 @@ class TailPart:
             best, passages = best_of_groups(scores(vectors, None, query), self._offsets[:-1].astype(np.int64))
             allowed = both(both(mask, self.alive), present)
             chosen = top(best, k, allowed if allowed is not None else present)
-            hits.append(LocalHits(chosen, best[chosen], passages[chosen]))
+            work = Work("exact", 0, 0, self.passages, 0)
+            hits.append(LocalHits(chosen, best[chosen], passages[chosen], work))
         return hits
 
     def score_impacts(self, field: str, documents: NDArray[np.int64], query: ImpactQuery) -> LocalHits:
@@ -219,14 +252,12 @@ class TailPart:
         parts.append(np.fromiter((filters.matches(node, row.metadata) for row in rest), bool, len(rest)))
         return np.concatenate(parts)
 
-    def active(self, field: str, term: int, level: int) -> BoolMask:
-        """Documents with a passage in which ``term`` has an impact of at least ``level``."""
+    def holders(self, field: str, term: int, level: int) -> NDArray[np.int64]:
+        """Documents, ascending, with a passage in which ``term`` has an impact of at least ``level``."""
         forward = self._forward[field]
         entries = np.flatnonzero((forward.term_ids == term) & (forward.impacts >= level))
         passages = np.searchsorted(forward.indptr, entries.astype(np.uint64), side="right") - 1
-        flags = np.zeros(self.documents, bool)
-        flags[np.searchsorted(self._offsets, passages.astype(np.uint32), side="right") - 1] = True
-        return flags
+        return documents_of(self._offsets, passages.astype(np.uint32))
 
     def document_frequency(self, field: str, terms: NDArray[np.uint32]) -> NDArray[np.int64]:
         """Passages that hold each term."""

@@ -12,15 +12,18 @@ unsorted                         sorted                                 same
 lengths differ                   refused (LENGTHS_DIFFER)               same
 too many weights                 refused (TOO_MANY_WEIGHTS)             same
 ===============================  =====================================  ==============================
+
+The vectors of a write are joined and checked as whole arrays; only when that finds a fault are they looked at one by
+one, to say which it was.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import csr_matrix
 
 from sparsight.errors import InvalidQueryError, InvalidVectorError
 from sparsight.index.parts import ImpactQuery
@@ -28,10 +31,23 @@ from sparsight.index.rows import SparseRow
 from sparsight.index.schema import MAX_TERM, FieldSchema
 from sparsight.types import SparseVector
 
-__all__ = ["MAX_DOCUMENT_WEIGHTS", "MAX_QUERY_WEIGHTS", "check_dense", "check_sparse", "csr_rows", "quantise_query"]
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+__all__ = [
+    "MAX_DOCUMENT_WEIGHTS",
+    "MAX_QUERY_WEIGHTS",
+    "check_dense",
+    "check_dense_rows",
+    "check_sparse",
+    "check_sparse_rows",
+    "csr_rows",
+    "quantise_query",
+]
 
 MAX_DOCUMENT_WEIGHTS = 16_384
 MAX_QUERY_WEIGHTS = 16_384
+_FEW = 4  # below this many vectors, one by one is as fast
 _SMALLEST = float(np.finfo(np.float32).tiny)  # smaller ones are denormal: no model means them, and they are slow
 
 
@@ -102,6 +118,73 @@ def check_sparse(vector: Any, field: FieldSchema, place: str, *, signed: bool = 
         )
     kept = np.abs(weights[order]) >= _SMALLEST
     return SparseRow(ids[kept], weights[order][kept]), int(len(ids) - kept.sum())
+
+
+def check_sparse_rows(
+    vectors: Sequence[Any], field: FieldSchema, place: Callable[[int], str]
+) -> tuple[list[SparseRow], int]:
+    """:func:`check_sparse` of many documents' vectors at once; ``place(n)`` is the path of the n-th.
+
+    About ten times as fast as one by one. The rows are views of a few large arrays.
+    """
+    joined = _join_sparse(vectors, field) if len(vectors) >= _FEW else None
+    if joined is None:
+        each = [check_sparse(vector, field, place(n)) for n, vector in enumerate(vectors)]
+        return [row for row, _ in each], sum(dropped for _, dropped in each)
+    ends, ids, weights = joined
+    kept = weights >= _SMALLEST
+    dropped = len(ids) - int(np.count_nonzero(kept))
+    if dropped:
+        ends = np.append(0, np.cumsum(kept))[ends]
+        ids, weights = ids[kept], weights[kept]
+    bounds = ends.tolist()
+    return [SparseRow(ids[a:b], weights[a:b]) for a, b in zip([0, *bounds], bounds, strict=False)], dropped
+
+
+def _join_sparse(
+    vectors: Sequence[Any], field: FieldSchema
+) -> tuple[NDArray[np.int64], NDArray[np.uint32], NDArray[np.float32]] | None:
+    """Where each vector ends, ids ascending in each, weights; None where something is wrong or out of the ordinary."""
+    indices, values = [], []
+    for vector in vectors:
+        if not isinstance(vector, SparseVector):
+            return None
+        ids, weights = np.asarray(vector.indices), np.asarray(vector.values)
+        if not (ids.ndim == weights.ndim == 1 and len(ids) == len(weights) <= MAX_DOCUMENT_WEIGHTS):
+            return None
+        if ids.dtype.kind not in "iu" or ids.dtype == np.uint64 or weights.dtype.kind != "f":
+            return None
+        indices.append(ids)
+        values.append(weights)
+    all_ids = np.concatenate(indices)
+    with np.errstate(over="ignore"):
+        all_weights = np.concatenate(values).astype(np.float32, copy=False)
+    top = min(field.dimension - 1, MAX_TERM) if field.dimension else MAX_TERM
+    if len(all_ids) and not (
+        all_ids.min() >= 0 and all_ids.max() <= top and all_weights.min() >= 0 and np.isfinite(all_weights).all()
+    ):
+        return None  # a NaN fails the comparison with 0, too
+    ends = np.cumsum([len(ids) for ids in indices])
+    ids = all_ids.astype(np.uint32)
+    falling = np.flatnonzero(ids[1:] <= ids[:-1]) + 1
+    if not np.isin(falling, ends, assume_unique=True).all():
+        keys = np.repeat(np.arange(len(ends), dtype=np.uint64) << np.uint64(32), np.diff(ends, prepend=0)) | ids
+        order = np.argsort(keys)
+        keys, all_weights = keys[order], all_weights[order]
+        if (keys[1:] == keys[:-1]).any():
+            return None
+        ids = keys.astype(np.uint32)
+    return ends, ids, all_weights
+
+
+def check_dense_rows(vectors: Sequence[Any], field: FieldSchema, place: Callable[[int], str]) -> NDArray[np.float32]:
+    """:func:`check_dense` of many documents' vectors at once, as float32 (len(vectors), dimension)."""
+    if all(isinstance(v, np.ndarray) and v.dtype.kind == "f" and v.shape == (field.dimension,) for v in vectors):
+        with np.errstate(over="ignore"):
+            matrix = np.stack(vectors).astype(np.float32, copy=False)
+        if np.isfinite(matrix).all() and matrix.any(axis=1).all():
+            return matrix
+    return np.stack([check_dense(vector, field, place(n)) for n, vector in enumerate(vectors)])
 
 
 def check_dense(vector: Any, field: FieldSchema, place: str) -> NDArray[np.float32]:

@@ -110,6 +110,8 @@ def _misplaced(catalog: Catalog, placed: list[int]) -> Iterator[str]:
     shown = (in_segments - dead) | tail
     if in_segments & tail:
         yield f"{catalog.path}: {len(in_segments & tail)} documents are in a segment and in the tail"
+    if (counted := catalog.get_meta("state")["documents"]) != len(living):
+        yield f"{catalog.path}: {counted} documents were counted, {len(living)} are there"
     if shown != living:
         missing, extra = len(living - shown), len(shown - living)
         yield f"{catalog.path}: {missing} documents are missing from the segments, {extra} dead ones are in them"
@@ -130,7 +132,7 @@ def repair_folder(folder: Path, models: ModelFactory) -> RepairReport:
     try:
         schema = catalog.schema()
         derived = {item.name: models(item.spec) for item in schema.fields if isinstance(item.spec, SAEField)}
-        lexicons = Lexicons([item.name for item in schema.fields if isinstance(item.spec, BM25Field)])
+        lexicons = Lexicons([item.name for item in schema.fields if isinstance(item.spec, BM25Field)], catalog.terms)
         state = catalog.get_meta("state")
         old = _segment_names(catalog)
         with catalog.transaction():
@@ -157,7 +159,8 @@ def repair_folder(folder: Path, models: ModelFactory) -> RepairReport:
                     SegmentRecord(target.name, built.documents, built.passages, built.bytes, built.saturated)
                 )
                 report.rebuilt_segments = [target.name]
-            report.documents = len(good)
+            report.documents = state["documents"] = len(good)
+            catalog.set_meta("state", state)
         for name in old:
             if (folder / SEGMENTS_FOLDER / name).exists() and name not in report.rebuilt_segments:
                 storage.remove_folder(folder / SEGMENTS_FOLDER / name)

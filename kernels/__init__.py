@@ -1,4 +1,4 @@
-"""The hot loops: exact top-k search over postings, dot products, the encoder of a sparse autoencoder.
+"""The hot loops: top-k search over postings, dot products, the encoder of a sparse autoencoder.
 
 Each kernel exists twice under one name: in :mod:`sparsight.kernels.reference` (numpy, the specification) and in
 ``cpu/`` (C++, for AVX-512, AVX2 or any processor, chosen when it runs). The functions here check their arguments and
@@ -10,17 +10,21 @@ from __future__ import annotations
 from sparsight.kernels.dots import score_passages, sparse_dot_dense, sparse_dot_sparse
 from sparsight.kernels.encode import topk_encode
 from sparsight.kernels.paths import available_paths, default_path
-from sparsight.kernels.search import topk_documents, topk_documents_batch
-from sparsight.kernels.types import CancelFlag, Forward, Postings, TopK
+from sparsight.kernels.search import score_postings, topk_documents, topk_documents_batch
+from sparsight.kernels.types import EXACT, CancelFlag, Effort, Forward, Postings, TopK, Work
 
 __all__ = [
+    "EXACT",
     "CancelFlag",
+    "Effort",
     "Forward",
     "Postings",
     "TopK",
+    "Work",
     "available_paths",
     "default_path",
     "score_passages",
+    "score_postings",
     "sparse_dot_dense",
     "sparse_dot_sparse",
     "topk_documents",

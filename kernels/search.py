@@ -1,4 +1,4 @@
-"""The exact top-k search over postings: checks of the arguments, and the choice of who runs it."""
+"""The top-k search over postings: checks of the arguments, and the choice of who runs it."""
 
 from __future__ import annotations
 
@@ -15,16 +15,12 @@ from sparsight.errors import InvalidArgumentError, InvalidQueryError, ShapeError
 from sparsight.kernels import reference
 from sparsight.kernels.cpu import _native
 from sparsight.kernels.paths import resolve_path
-from sparsight.kernels.types import CancelFlag, Postings, TopK, require_array
+from sparsight.kernels.types import EXACT, MODES, CancelFlag, Effort, Postings, TopK, Work, require_array
 
-__all__ = ["SparseQuery", "check_query", "topk_documents", "topk_documents_batch"]
+__all__ = ["SparseQuery", "check_query", "score_postings", "topk_documents", "topk_documents_batch"]
 
 SparseQuery: TypeAlias = tuple[NDArray[np.uint32], NDArray[np.int16]]
 Mask: TypeAlias = NDArray[np.uint64]
-
-_Arrays: TypeAlias = tuple[
-    NDArray[np.uint32], NDArray[np.uint64], NDArray[np.uint32], NDArray[np.uint8], NDArray[np.uint32]
-]
 
 _MAX_IMPACT = 255
 _I32 = np.iinfo(np.int32)
@@ -39,11 +35,11 @@ def topk_documents(
     *,
     mask: Mask | None = None,
     min_score: int = 0,
+    effort: Effort = EXACT,
     cancel: CancelFlag | None = None,
     path: str = "auto",
-    _window: int = 0,
 ) -> TopK:
-    """The k documents whose best passage scores highest; identical to scoring every passage.
+    """The k documents whose best passage scores highest; by default identical to scoring every passage.
 
     Parameters
     ----------
@@ -58,15 +54,18 @@ def topk_documents(
         Document d may be returned if bit ``d % 64`` of word ``d // 64`` is set; None allows all.
     min_score : int
         Documents must score more than this, and more than 0.
+    effort : Effort
+        Exact, or how approximate.
     cancel : CancelFlag, optional
         Looked at once per window of passages.
     path : str
-        "auto", "avx512", "avx2", "portable" or "reference".
+        "auto", "avx512", "avx2", "portable" or "reference" (always exact).
 
     Returns
     -------
     TopK
-        Higher scores first, equal ones by ascending document. Scores are exact int32 sums of weight times impact.
+        Higher scores first, equal ones by ascending document. Scores are exact int32 sums of weight times impact, in
+        approximate searches too: these may miss documents, not misjudge them.
 
     Raises
     ------
@@ -75,7 +74,7 @@ def topk_documents(
     InvalidQueryError
         If the terms are not strictly ascending, or a score could leave int32: ``sum(|w|) * 255 >= 2**31``.
     InvalidArgumentError
-        If ``k`` or ``path`` is out of range.
+        If ``k``, ``effort`` or ``path`` is out of range.
     SearchStoppedError, DeadlineError
         If ``cancel`` was set, or its deadline passed, before the search had finished.
     CorruptIndexError
@@ -83,21 +82,11 @@ def topk_documents(
 
     Notes
     -----
-    O(postings of the query's terms + windows that one of them touches) time; see ``cpu/src/topk_documents.hpp``.
+    O(Q * P / 64) vector operations for dense terms, O(postings) for rare ones; see ``cpu/src/topk_documents.hpp``.
     """
-    chosen = resolve_path(path)
     check_query(terms, weights)
-    k, min_score = check_k(k), _clip(_whole(min_score, "min_score"))
-    if mask is not None:
-        _check_mask(mask, postings, "mask")
-    if chosen == "reference":
-        return reference.topk_documents(postings, terms, weights, k, mask, min_score, cancel)
     starts = np.array([0, len(terms)], np.uint64)
-    documents, scores, passages, _ = _native.topk_documents(
-        *_arrays(postings), terms, weights, starts, [mask], min(k, postings.n_documents), min_score,
-        *_stop(cancel), 1, chosen, _window,
-    )  # fmt: skip
-    return TopK(documents, scores, passages, chosen)
+    return _search(postings, terms, weights, starts, k, mask, min_score, effort, cancel, 1, path)[0]
 
 
 def topk_documents_batch(
@@ -107,10 +96,10 @@ def topk_documents_batch(
     *,
     masks: Mask | Sequence[Mask | None] | None = None,
     min_score: int = 0,
+    effort: Effort = EXACT,
     cancel: CancelFlag | None = None,
     threads: int = 0,
     path: str = "auto",
-    _window: int = 0,
 ) -> list[TopK]:
     """:func:`topk_documents` for many queries, spread over threads; the answers do not depend on their number.
 
@@ -131,37 +120,96 @@ def topk_documents_batch(
     ------
     As :func:`topk_documents`; one failed query fails the batch.
     """
-    chosen = resolve_path(path)
     for position, (terms, weights) in enumerate(queries):
         check_query(terms, weights, f"queries[{position}].")
-    k, min_score = check_k(k), _clip(_whole(min_score, "min_score"))
-    mask_list = _check_masks(masks, len(queries), postings)
-    threads = check_threads(threads)
-    if chosen == "reference":
-        each = mask_list * len(queries) if len(mask_list) == 1 else mask_list
-        return [
-            reference.topk_documents(postings, terms, weights, k, mask, min_score, cancel)
-            for (terms, weights), mask in zip(queries, each, strict=False)
-        ]
     lengths = [len(terms) for terms, _ in queries]
     starts = np.concatenate([[0], np.cumsum(lengths, dtype=np.uint64)]).astype(np.uint64)
     all_terms = np.concatenate([np.empty(0, np.uint32), *(terms for terms, _ in queries)])
     all_weights = np.concatenate([np.empty(0, np.int16), *(weights for _, weights in queries)])
-    documents, scores, passages, ends = _native.topk_documents(
-        *_arrays(postings), all_terms, all_weights, starts, mask_list, min(k, postings.n_documents), min_score,
-        *_stop(cancel), threads, chosen, _window,
+    return _search(postings, all_terms, all_weights, starts, k, masks, min_score, effort, cancel, threads, path)
+
+
+def _search(
+    postings: Postings,
+    terms: NDArray[np.uint32],
+    weights: NDArray[np.int16],
+    starts: NDArray[np.uint64],
+    k: int,
+    masks: Mask | Sequence[Mask | None] | None,
+    min_score: int,
+    effort: Effort,
+    cancel: CancelFlag | None,
+    threads: int,
+    path: str,
+) -> list[TopK]:
+    chosen = resolve_path(path)
+    k, min_score = check_k(k), _clip(_whole(min_score, "min_score"))
+    mask_list = _check_masks(masks, len(starts) - 1, postings)
+    _check_effort(effort)
+    threads = check_threads(threads)
+    if chosen == "reference":
+        each = mask_list * (len(starts) - 1) if len(mask_list) == 1 else mask_list
+        return [
+            reference.topk_documents(postings, terms[start:stop], weights[start:stop], k, mask, min_score, cancel)
+            for start, stop, mask in zip(starts[:-1].tolist(), starts[1:].tolist(), each, strict=True)
+        ]
+    flag, deadline_ns = (_NOT_STOPPABLE.flag, 0) if cancel is None else (cancel.flag, cancel.deadline_ns)
+    documents, scores, passages, ends, work = _native.topk_documents(
+        postings.native, terms, weights, starts, mask_list, min(k, postings.n_documents), min_score, flag, deadline_ns,
+        threads, chosen, effort.mass, min(effort.pool, postings.n_passages), effort.deviations, effort.budget_ns,
     )  # fmt: skip
-    cuts = ends.tolist()
     return [
-        TopK(documents[start:stop], scores[start:stop], passages[start:stop], chosen)
-        for start, stop in pairwise(cuts)
+        TopK(documents[start:stop], scores[start:stop], passages[start:stop], chosen, Work(MODES[mode], *counts))
+        for (start, stop), (mode, *counts) in zip(pairwise(ends.tolist()), work.tolist(), strict=True)
     ]
+
+
+def score_postings(
+    postings: Postings, terms: NDArray[np.uint32], weights: NDArray[np.int16], passages: NDArray[np.uint32]
+) -> NDArray[np.int32]:
+    """Exact scores of chosen passages, by random access to the postings.
+
+    Parameters
+    ----------
+    terms, weights : uint32 and int16, shape (Q,)
+        As in :func:`topk_documents`.
+    passages : uint32, shape (n,)
+        Ascending, each below ``n_passages``; repeats are allowed.
+
+    Returns
+    -------
+    int32, shape (n,)
+
+    Raises
+    ------
+    ShapeError, InvalidQueryError, CorruptIndexError
+        As :func:`topk_documents`.
+    InvalidArgumentError
+        If passages do not ascend or are out of range.
+    """
+    check_query(terms, weights)
+    require_array(passages, "passages", np.uint32, (None,))
+    if len(passages) and (passages[-1] >= postings.n_passages or (passages[1:] < passages[:-1]).any()):
+        raise InvalidArgumentError(
+            f"passages: expected ascending numbers below {postings.n_passages}", field="passages"
+        )
+    scores: NDArray[np.int32] = _native.score_postings(postings.native, terms, weights, passages)
+    return scores
+
+
+def _check_effort(effort: Effort) -> None:
+    for name, good in (("mass", 0 < effort.mass <= 1), ("pool", effort.pool >= 0), ("budget_ns", effort.budget_ns >= 0),
+                       ("deviations", effort.deviations == effort.deviations)):  # fmt: skip
+        if not good:
+            raise InvalidArgumentError(f"effort.{name}: out of range: {getattr(effort, name)}", field=f"effort.{name}")
 
 
 def check_query(terms: Any, weights: Any, prefix: str = "") -> None:
     """Raise unless this is a query that no score can overflow; see :func:`topk_documents`."""
     require_array(terms, f"{prefix}terms", np.uint32, (None,))
     require_array(weights, f"{prefix}weights", np.int16, (len(terms),))
+    if _native.is_sound(terms, weights):
+        return
     falls = terms[1:] <= terms[:-1]
     if falls.any():
         at = int(np.argmax(falls)) + 1
@@ -235,11 +283,3 @@ def _check_masks(masks: Any, n_queries: int, postings: Postings) -> list[Mask | 
         if mask is not None:
             _check_mask(mask, postings, f"masks[{position}]")
     return list(masks)
-
-
-def _arrays(postings: Postings) -> _Arrays:
-    return (postings.term_ids, postings.offsets, postings.passages, postings.impacts, postings.passage_offsets)
-
-
-def _stop(cancel: CancelFlag | None) -> tuple[NDArray[np.uint8], int]:
-    return (_NOT_STOPPABLE.flag, 0) if cancel is None else (cancel.flag, cancel.deadline_ns)

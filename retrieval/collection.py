@@ -97,8 +97,8 @@ class Collection:
             passages=schema.passages,
             documents=generation.documents,
             passage_count=generation.passages,
-            segments=len(generation.parts) - 1,
-            tail_documents=generation.parts[-1].documents,
+            segments=len(store.records),
+            tail_documents=store.tail_documents,
             generation=generation.version,
             bytes_on_disk=storage.folder_bytes(store.folder),
             fingerprints={item.name: item.fingerprint for item in schema.fields if item.fingerprint},
@@ -308,7 +308,7 @@ class Collection:
         def work(progress: Callable[..., None]) -> Mapping[str, Any]:
             progress(0.0, "merging segments")
             maintenance.compact(self._store)
-            return {"segments": len(self._store.generation.parts) - 1}
+            return {"segments": len(self._store.records)}
 
         return self._start("compact", work, wait)
 

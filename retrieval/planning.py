@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,8 @@ from sparsight.index.schema import DerivedModel, FieldSchema
 from sparsight.index.vectors import check_dense, check_sparse, quantise_query
 from sparsight.retrieval.models import SAEModel, dense_encoder, sparse_encoder
 from sparsight.retrieval.preparation import check_text
-from sparsight.retrieval.steering import Steering, conditions_of, steering_of
-from sparsight.types import BM25Field, DenseField, Fusion, Query, Retriever, SAEField, SparseField
+from sparsight.retrieval.steering import Steering, conditions_of, overlaps_of, steering_of
+from sparsight.types import BM25Field, DenseField, Effort, Fusion, Query, Retriever, SAEField, SparseField
 
 __all__ = ["MAX_K", "MAX_QUERIES", "MAX_QUERY_TEXT", "Leg", "Plan", "plan_queries"]
 
@@ -34,6 +35,8 @@ MAX_K = 10_000
 MAX_QUERIES = 1_024
 MAX_QUERY_TEXT = 1 << 16
 MAX_RETRIEVERS = 16
+MAX_BUDGET_SECONDS = 3_600
+MAX_BUDGET_DOCUMENTS = 1_000_000
 INCLUDABLE = ("title", "text", "metadata", "passage", "vectors")
 
 
@@ -61,12 +64,13 @@ class Leg:
 
 @dataclass(slots=True)
 class Plan:
-    """One query, ready to run."""
+    """One query, ready to run. ``conditions`` come of its edits, ``overlaps`` are filters of its own."""
 
     query: Query
     legs: list[Leg]
     node: Node | None
     conditions: tuple[Condition, ...]
+    overlaps: tuple[Condition, ...]
     warnings: list[str]
 
     @property
@@ -82,7 +86,7 @@ class Plan:
     def unsteered(self) -> Plan:
         """The same query without its edits."""
         legs = [replace(leg, query=leg.base, vector=leg.base_vector, steering=None) for leg in self.legs]
-        return Plan(self.query, legs, self.node, (), [])
+        return Plan(self.query, legs, self.node, (), self.overlaps, [])
 
 
 def plan_queries(
@@ -130,6 +134,7 @@ def _checked_plan(generation: Generation, models: Mapping[str, DerivedModel], qu
     if query.min_score is not None and not math.isfinite(query.min_score):
         raise InvalidQueryError(f"min_score is a finite number; got {query.min_score}", field="min_score")
     _check_fusion(query.fusion)
+    _check_effort(query.effort)
     for part in query.include:
         if part not in INCLUDABLE:
             raise InvalidQueryError(f"include takes {', '.join(INCLUDABLE)}; got {part!r:.80}", field="include")
@@ -149,7 +154,8 @@ def _checked_plan(generation: Generation, models: Mapping[str, DerivedModel], qu
     for leg in legs:
         leg.steering = next((s for s in steering if leg.field.name in (s.field.name, s.source)), None)
     node = parse(query.filter) if query.filter.strip() else None
-    plan = Plan(query, legs, node, conditions_of(generation, models, query.edits), [])
+    conditions = conditions_of(generation, models, query.edits)
+    plan = Plan(query, legs, node, conditions, overlaps_of(generation, models, query.overlaps), [])
     for item in steering:
         if item.deltas and not any(leg.steering is item for leg in legs):
             plan.warnings.append(f"edits of {item.field.name!r} move nothing: no retriever uses it or {item.source!r}")
@@ -167,6 +173,28 @@ def _check_fusion(fusion: Fusion) -> None:
         )
     if not 1 <= fusion.depth <= MAX_K:
         raise InvalidQueryError(f"depth is 1 to {MAX_K:,}; got {fusion.depth}", field="fusion.depth")
+
+
+def _check_effort(effort: Effort) -> None:
+    if not isinstance(effort, Effort):
+        raise InvalidQueryError(f"expected an Effort, got {type(effort).__name__}", field="effort")
+    if not (_is_number(effort.recall) and 0.5 < effort.recall <= 1.0):
+        raise InvalidQueryError(
+            f"recall is above 0.5 and at most 1, which is exact; got {effort.recall!r:.80}", field="effort.recall"
+        )
+    if not (_is_number(effort.seconds) and 0 <= effort.seconds <= MAX_BUDGET_SECONDS):
+        raise InvalidQueryError(
+            f"seconds is 0 (no budget) to {MAX_BUDGET_SECONDS:,}; got {effort.seconds!r:.80}", field="effort.seconds"
+        )
+    documents = effort.documents
+    if isinstance(documents, bool) or not isinstance(documents, int) or not 0 <= documents <= MAX_BUDGET_DOCUMENTS:
+        raise InvalidQueryError(
+            f"documents is 0 (no budget) to {MAX_BUDGET_DOCUMENTS:,}; got {documents!r:.80}", field="effort.documents"
+        )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _default_retrievers(generation: Generation) -> list[Retriever]:

@@ -13,7 +13,7 @@ from sparsight.index.lexicon import searchable_text
 from sparsight.index.metadata import validate_metadata
 from sparsight.index.rows import Row, SparseRow
 from sparsight.index.schema import CollectionSchema, FieldSchema, check_document_id
-from sparsight.index.vectors import check_dense, check_sparse, csr_rows
+from sparsight.index.vectors import check_dense_rows, check_sparse_rows, csr_rows
 from sparsight.retrieval.models import dense_encoder, sparse_encoder
 from sparsight.types import DenseField, Document, Passage, SparseField
 
@@ -99,11 +99,12 @@ def prepare_rows(schema: CollectionSchema, documents: Sequence[Document]) -> tup
     InvalidArgumentError, InvalidVectorError
         With the path of what is wrong.
     """
-    rows, dropped = [], 0
+    rows, brought = [], []
     for position, document in enumerate(documents):
-        row, zeros = _row(schema, document, f"documents[{position}]")
+        row, passages = _row(schema, document, position)
         rows.append(row)
-        dropped += zeros
+        brought.append(passages)
+    dropped = _take_vectors(schema, rows, brought)
     for field in schema.fields:
         if isinstance(field.spec, SparseField) and field.spec.encoder:
             _encode_sparse(field, rows, schema.passages.max_tokens)
@@ -112,25 +113,25 @@ def prepare_rows(schema: CollectionSchema, documents: Sequence[Document]) -> tup
     return rows, dropped
 
 
-def _row(schema: CollectionSchema, document: Document, place: str) -> tuple[Row, int]:
-    passages = list(document.passages)
-    if passages and (document.vectors or document.text):
-        raise InvalidArgumentError(
-            "a document has either passages or text and vectors of its own", field=f"{place}.passages"
-        )
-    if len(passages) > MAX_PASSAGES:
-        raise InvalidArgumentError(
-            f"a document has at most {MAX_PASSAGES} passages; got {len(passages)}", field=f"{place}.passages"
-        )
+def _row(schema: CollectionSchema, document: Document, position: int) -> tuple[Row, Sequence[Passage]]:
+    """A document's row without vectors, and the passages whose vectors it brings."""
+    passages: Sequence[Passage] = document.passages
     row = Row(document.id, title=document.title, text=document.text, metadata=dict(document.metadata))
     if passages:
+        passages, place = list(passages), f"documents[{position}].passages"
+        if document.vectors or document.text:
+            raise InvalidArgumentError("a document has either passages or text and vectors of its own", field=place)
+        if len(passages) > MAX_PASSAGES:
+            raise InvalidArgumentError(
+                f"a document has at most {MAX_PASSAGES} passages; got {len(passages)}", field=place
+            )
         _take_passages(row, passages, place)
     elif document.vectors:
-        passages = [Passage(document.text, document.vectors)]
+        passages = (Passage(document.text, document.vectors),)
         row.spans = [(0, len(row.text))]
     else:
         row.spans = split_text(schema, row.title, row.text)
-    return row, _take_vectors(schema, row, passages, place)
+    return row, passages
 
 
 def _take_passages(row: Row, passages: Sequence[Passage], place: str) -> None:
@@ -140,51 +141,70 @@ def _take_passages(row: Row, passages: Sequence[Passage], place: str) -> None:
     end = 0
     for number, passage in enumerate(passages):
         if not isinstance(passage, Passage):
-            raise InvalidArgumentError(
-                f"expected a passage, got {type(passage).__name__}", field=f"{place}.passages[{number}]"
-            )
-        text = check_text(passage.text, f"{place}.passages[{number}].text")
+            raise InvalidArgumentError(f"expected a passage, got {type(passage).__name__}", field=f"{place}[{number}]")
+        text = check_text(passage.text, f"{place}[{number}].text")
         start = end + 2 if parts else 0
         spans.append((start, start + len(text)))
         parts.append(text)
         end = start + len(text)
     row.text, row.spans = "\n\n".join(parts), spans
-    check_text(row.text, f"{place}.passages")
+    check_text(row.text, place)
 
 
-def _take_vectors(schema: CollectionSchema, row: Row, passages: Sequence[Passage], place: str) -> int:
-    """Ready vectors into the row. A field has a vector in every passage or in none."""
+def _take_vectors(schema: CollectionSchema, rows: Sequence[Row], brought: Sequence[Sequence[Passage]]) -> int:
+    """Ready vectors into the rows, a field at a time; returns how many zero weights were dropped.
+
+    A field has a vector in every passage of a document or in none.
+    """
+    positions: dict[str, list[int]] = {}  # documents with vectors of a field
+    for position, passages in enumerate(brought):
+        for name in passages[0].vectors if len(passages) == 1 else {name for p in passages for name in p.vectors}:
+            positions.setdefault(name, []).append(position)
     dropped = 0
-    names = dict.fromkeys(name for passage in passages for name in passage.vectors)
-    for name in names:
+    for name, chosen in positions.items():
         field = schema.field(name)
         if field is None or not isinstance(field.spec, SparseField | DenseField):
             kinds = ", ".join(item.name for item in schema.fields if item.kind in ("sparse", "dense")) or "none"
             raise InvalidArgumentError(
                 f"no field {name!r:.80} takes vectors; those that do: {kinds}",
-                field=f'{place}.vectors["{name:.80}"]',
+                field=f'documents[{chosen[0]}].vectors["{name:.80}"]',
                 reason="UNKNOWN_FIELD",
             )
-        sparse, dense = [], []
-        for number, passage in enumerate(passages):
-            where = (
-                f'{place}.vectors["{name}"]' if len(passages) == 1 else f'{place}.passages[{number}].vectors["{name}"]'
-            )
-            if name not in passage.vectors:
-                raise InvalidArgumentError(
-                    "a field has a vector in every passage of a document or in none", field=where
-                )
-            if field.kind == "sparse":
-                entry, zeros = check_sparse(passage.vectors[name], field, where)
-                sparse.append(_keep_largest(entry, field.spec.max_terms if isinstance(field.spec, SparseField) else 0))
-                dropped += zeros
-            else:
-                dense.append(check_dense(passage.vectors[name], field, where))
-        if sparse:
-            row.sparse[name] = sparse
-        if dense:
-            row.dense[name] = np.stack(dense)
+        dropped += _take_field(field, [rows[at] for at in chosen], [brought[at] for at in chosen], chosen)
     return dropped
+
+
+def _take_field(
+    field: FieldSchema, rows: Sequence[Row], brought: Sequence[Sequence[Passage]], positions: Sequence[int]
+) -> int:
+    """The vectors of one field into the rows that have them."""
+    name = field.name
+    ends = np.cumsum([len(passages) for passages in brought])
+
+    def place(number: int) -> str:
+        at = int(np.searchsorted(ends, number, side="right"))
+        passage = f".passages[{number - int(ends[at]) + len(brought[at])}]" if len(brought[at]) > 1 else ""
+        return f'documents[{positions[at]}]{passage}.vectors["{name}"]'
+
+    each = [passage for passages in brought for passage in passages]
+    for number, passage in enumerate(each):
+        if name not in passage.vectors:
+            raise InvalidArgumentError(
+                "a field has a vector in every passage of a document or in none", field=place(number)
+            )
+    vectors = [passage.vectors[name] for passage in each]
+    bounds = list(zip([0, *ends.tolist()], ends.tolist(), strict=False))
+    if isinstance(field.spec, SparseField):
+        entries, dropped = check_sparse_rows(vectors, field, place)
+        if limit := field.spec.max_terms:
+            entries = [_keep_largest(entry, limit) for entry in entries]
+        for row, (start, stop) in zip(rows, bounds, strict=True):
+            row.sparse[name] = entries[start:stop]
+        return dropped
+    matrix = check_dense_rows(vectors, field, place)
+    for row, (start, stop) in zip(rows, bounds, strict=True):
+        row.dense[name] = matrix[start:stop]
+    return 0
 
 
 def _keep_largest(entry: SparseRow, count: int) -> SparseRow:

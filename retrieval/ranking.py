@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from sparsight.index.generation import Found, Generation, Mask, Reference
 from sparsight.index.parts import ImpactQuery
-from sparsight.kernels import CancelFlag
+from sparsight.kernels import CancelFlag, Work
 from sparsight.retrieval.fusion import convex, rrf
 from sparsight.retrieval.planning import Leg, Plan
+from sparsight.types import Effort
 
 __all__ = ["Ranking", "rank_plans"]
 
@@ -35,6 +36,8 @@ class Ranking:
         Parts of the total; each row sums to it.
     passages : int64 (C, R)
         Best passage in each leg; -1 where the leg found nothing in the document.
+    work : tuple of Work, length R
+        What each leg's search did.
     """
 
     references: list[Reference]
@@ -44,6 +47,7 @@ class Ranking:
     ranks: NDArray[np.int64]
     shares: NDArray[np.float64]
     passages: NDArray[np.int64]
+    work: tuple[Work, ...] = ()
 
     def best_passage(self, position: int) -> int:
         """The passage of the leg with the largest share, 0 when no leg has one."""
@@ -57,6 +61,9 @@ class Ranking:
 def rank_plans(generation: Generation, plans: Sequence[Plan], cancel: CancelFlag | None, threads: int) -> list[Ranking]:
     """Rank every plan's candidates. Legs of one field are searched together, over ``threads`` threads.
 
+    What an approximate search finds depends on how many documents it looks for and above which score, so only legs that
+    agree in these go together, and each answer is what it would be alone.
+
     Raises
     ------
     SearchStoppedError, DeadlineError
@@ -65,9 +72,11 @@ def rank_plans(generation: Generation, plans: Sequence[Plan], cancel: CancelFlag
     masks = _masks(generation, plans)
     found: dict[int, Found] = {}
     legs = [(plan, leg, mask) for plan, mask in zip(plans, masks, strict=True) for leg in plan.legs]
-    for name in dict.fromkeys(leg.field.name for _, leg, _ in legs):
-        group = [item for item in legs if item[1].field.name == name]
-        for (plan, leg, _), result in zip(group, _search(generation, name, group, cancel, threads), strict=True):
+    groups: dict[object, list[tuple[Plan, Leg, Mask]]] = {}
+    for plan, leg, mask in legs:
+        groups.setdefault(_kind(plan, leg), []).append((plan, leg, mask))
+    for group in groups.values():
+        for (plan, leg, _), result in zip(group, _search(generation, group, cancel, threads), strict=True):
             found[id(leg)] = result.take(slice(plan.depth))
     return [_combine(generation, plan, [found[id(leg)] for leg in plan.legs]) for plan in plans]
 
@@ -77,28 +86,41 @@ def _masks(generation: Generation, plans: Sequence[Plan]) -> list[Mask]:
     known: dict[object, Mask] = {}
     masks = []
     for plan in plans:
-        key = (plan.node, plan.conditions)
+        key = (plan.node, conditions := plan.conditions + plan.overlaps)
         if key not in known:
-            known[key] = generation.mask(plan.node, plan.conditions)
+            known[key] = generation.mask(plan.node, conditions)
         masks.append(known[key])
     return masks
 
 
+def _kind(plan: Plan, leg: Leg) -> object:
+    """Equal for legs that may be searched together."""
+    if isinstance(leg.query, ImpactQuery) and plan.query.effort != Effort():
+        return leg.field.name, plan.query.effort, plan.depth, _least(plan)
+    return leg.field.name
+
+
+def _least(plan: Plan) -> float:
+    """The score that a leg's documents must exceed: with a single leg the query's; fused scores have other units."""
+    return (plan.query.min_score or 0.0) if len(plan.legs) == 1 else 0.0
+
+
 def _search(
-    generation: Generation, name: str, group: Sequence[tuple[Plan, Leg, Mask]], cancel: CancelFlag | None, threads: int
+    generation: Generation, group: Sequence[tuple[Plan, Leg, Mask]], cancel: CancelFlag | None, threads: int
 ) -> list[Found]:
+    name, effort = group[0][1].field.name, group[0][0].query.effort
     depth = max(plan.depth for plan, _, _ in group)
     masks = [mask for _, _, mask in group]
     impacts = [leg.query for _, leg, _ in group if isinstance(leg.query, ImpactQuery)]
     if len(impacts) == len(group):
-        # With a single leg the threshold is the leg's; fused scores have units of their own.
-        least = [(plan.query.min_score or 0.0) if len(plan.legs) == 1 else 0.0 for plan, _, _ in group]
-        return generation.search_impacts(name, impacts, depth, masks, least, cancel, min(threads, len(group)))
+        least = [_least(plan) for plan, _, _ in group]
+        return generation.search_impacts(name, impacts, depth, masks, least, cancel, min(threads, len(group)), effort)
     vectors = np.stack([leg.query for _, leg, _ in group if isinstance(leg.query, np.ndarray)])
     return generation.search_dense(name, vectors, depth, masks, cancel)
 
 
 def _combine(generation: Generation, plan: Plan, found: Sequence[Found]) -> Ranking:
+    work = tuple(one.work for one in found)
     if len(plan.legs) == 1:
         only = found[0]
         kept = np.arange(len(only.scores))
@@ -106,7 +128,7 @@ def _combine(generation: Generation, plan: Plan, found: Sequence[Found]) -> Rank
             kept = np.flatnonzero(only.scores > plan.query.min_score)
         only = only.take(kept)
         scores, ranks = only.scores[:, None], (kept + 1)[:, None]
-        return Ranking(only.references(), only.seqs, only.scores, scores, ranks, scores, only.passages[:, None])
+        return Ranking(only.references(), only.seqs, only.scores, scores, ranks, scores, only.passages[:, None], work)
     references = list(dict.fromkeys(reference for one in found for reference in one.references()))
     row_of = {reference: row for row, reference in enumerate(references)}
     shape = (len(references), len(plan.legs))
@@ -114,11 +136,11 @@ def _combine(generation: Generation, plan: Plan, found: Sequence[Found]) -> Rank
     for column, one in enumerate(found):
         for rank, reference in enumerate(one.references(), 1):
             ranks[row_of[reference], column] = rank
-    return order_candidates(generation, plan, references, ranks)
+    return order_candidates(generation, plan, references, ranks, work)
 
 
 def order_candidates(
-    generation: Generation, plan: Plan, references: list[Reference], ranks: NDArray[np.int64]
+    generation: Generation, plan: Plan, references: list[Reference], ranks: NDArray[np.int64], work: tuple[Work, ...]
 ) -> Ranking:
     """Score candidates in every field of a plan, fuse, and put them in order."""
     scores, passages, seqs = score_matrix(generation, plan, references)
@@ -140,6 +162,7 @@ def order_candidates(
         ranks[order],
         shares[order],
         passages[order],
+        work,
     )
 
 

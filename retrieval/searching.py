@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
 
@@ -15,9 +15,21 @@ from sparsight.kernels import CancelFlag
 from sparsight.retrieval.explanation import explain_hits
 from sparsight.retrieval.planning import Plan, plan_queries
 from sparsight.retrieval.ranking import Ranking, rank_plans
-from sparsight.types import DenseField, Explanation, Hit, Query, SearchResult, SparseVector, Timings, Vector
+from sparsight.types import (
+    DenseField,
+    Explanation,
+    Hit,
+    Query,
+    RetrieverWork,
+    SearchResult,
+    SparseVector,
+    Timings,
+    Vector,
+)
 
 __all__ = ["search_all"]
+
+Mode: TypeAlias = Literal["exact", "approximate", "cut"]
 
 
 def search_all(
@@ -39,17 +51,22 @@ def search_all(
     results = []
     for plan, ranking in zip(plans, rankings, strict=True):
         hits = _hits(generation, models, plan, ranking, cancel)
-        results.append((hits, tuple(plan.warnings), _is_exact(plan)))
+        results.append((hits, tuple(plan.warnings), _work(plan, ranking)))
     ended = time.perf_counter()
     each = 1000.0 / len(plans)
     total = (ended - started) * each
     timings = Timings((planned - started) * each, (ranked - planned) * each, (ended - ranked) * each, total, total)
-    return [SearchResult(hits, generation.version, exact, timings, warnings) for hits, warnings, exact in results]
+    return [
+        SearchResult(hits, generation.version, all(one.mode == "exact" for one in work), timings, warnings, work)
+        for hits, warnings, work in results
+    ]
 
 
-def _is_exact(plan: Plan) -> bool:
-    """Impact fields and flat dense fields are rank-safe; an HNSW graph is not."""
-    return not any(isinstance(leg.field.spec, DenseField) and leg.field.spec.index == "hnsw" for leg in plan.legs)
+def _work(plan: Plan, ranking: Ranking) -> tuple[RetrieverWork, ...]:
+    return tuple(
+        RetrieverWork(leg.field.name, cast(Mode, done.mode), done.terms, done.postings, done.passages, done.rescored)
+        for leg, done in zip(plan.legs, ranking.work, strict=True)
+    )
 
 
 def _hits(

@@ -1,4 +1,4 @@
-"""Edits of features: what they add to a query, and which documents they require or exclude.
+"""Edits of features: what they add to a query. And filters by features: required, excluded, enough of several.
 
 An edit is a difference, never a reconstruction: ``x' = x + sum_i (z'_i - z_i) w_i`` with ``w_i`` the decoder's row of
 latent i, so that what the SAE does not explain of ``x`` is kept, and no edit means no change, bit for bit. Strengths
@@ -20,11 +20,13 @@ from sparsight.index.generation import Condition, Generation
 from sparsight.index.rows import SparseRow
 from sparsight.index.schema import DerivedModel, FieldSchema
 from sparsight.retrieval.models import SAEModel
-from sparsight.types import Edit, SAEField
+from sparsight.types import Edit, Overlap, SAEField
 
-__all__ = ["MAX_EDITS", "MAX_STRENGTH", "Steering", "conditions_of", "steering_of"]
+__all__ = ["MAX_EDITS", "MAX_STRENGTH", "Steering", "conditions_of", "overlaps_of", "steering_of"]
 
 MAX_EDITS = 256
+MAX_OVERLAPS = 16
+MAX_OVERLAP_FEATURES = 256
 MAX_STRENGTH = 100.0
 _OPERATIONS = ("boost", "suppress", "set", "require", "exclude")
 
@@ -112,10 +114,59 @@ def conditions_of(
     for position, edit in enumerate(edits):
         schema, model = _check(generation, models, edit, f"edits[{position}]")
         if edit.op in ("require", "exclude"):
-            weight = edit.strength * float(model.sae.scale[edit.feature])
-            level = math.ceil(weight * 255.0 / float(model.impact_scale[edit.feature]) - 1e-6)
-            conditions.append(Condition(schema.name, edit.feature, max(1, level), edit.op == "require"))
+            level = _level(model, edit.feature, edit.strength)
+            conditions.append(Condition(schema.name, (edit.feature,), (level,), wanted=edit.op == "require"))
     return tuple(conditions)
+
+
+def overlaps_of(
+    generation: Generation, models: Mapping[str, DerivedModel], overlaps: Sequence[Overlap]
+) -> tuple[Condition, ...]:
+    """Overlaps as conditions on 8-bit impacts.
+
+    Raises
+    ------
+    InvalidQueryError, UnknownFeatureError, UnknownFieldError
+        With the path of what is wrong.
+    """
+    if len(overlaps) > MAX_OVERLAPS:
+        raise InvalidQueryError(f"a query has at most {MAX_OVERLAPS} overlaps; got {len(overlaps)}", field="overlaps")
+    return tuple(
+        _overlap(generation, models, overlap, f"overlaps[{position}]") for position, overlap in enumerate(overlaps)
+    )
+
+
+def _overlap(generation: Generation, models: Mapping[str, DerivedModel], overlap: Overlap, place: str) -> Condition:
+    if not isinstance(overlap, Overlap):
+        raise InvalidQueryError(f"expected an Overlap, got {type(overlap).__name__}", field=place)
+    schema, model = _sae(generation, models, overlap.field, f"{place}.field")
+    count = len(overlap.features)
+    if not 1 <= count <= MAX_OVERLAP_FEATURES:
+        raise InvalidQueryError(
+            f"an overlap has 1 to {MAX_OVERLAP_FEATURES} features; got {count}", field=f"{place}.features"
+        )
+    for position, feature in enumerate(overlap.features):
+        _check_feature(schema, model, feature, f"{place}.features[{position}]")
+        if feature in overlap.features[:position]:
+            raise InvalidQueryError(f"feature {feature} is there twice", field=f"{place}.features[{position}]")
+    wanted = overlap.at_least
+    if isinstance(wanted, bool) or not isinstance(wanted, int) or not 1 <= wanted <= count:
+        raise InvalidQueryError(
+            f"at_least is 1 to {count}, the number of features; got {wanted!r:.80}", field=f"{place}.at_least"
+        )
+    _check_strength(overlap.strength, f"{place}.strength")
+    if overlap.strength < 0:
+        raise InvalidQueryError(
+            f"an overlap takes a strength of 0 or more; got {overlap.strength}", field=f"{place}.strength"
+        )
+    levels = tuple(_level(model, feature, overlap.strength) for feature in overlap.features)
+    return Condition(schema.name, tuple(overlap.features), levels, wanted)
+
+
+def _level(model: SAEModel, feature: int, strength: float) -> int:
+    """The least 8-bit impact that stands for this strength; 1, active at all, or more."""
+    weight = strength * float(model.sae.scale[feature])
+    return max(1, math.ceil(weight * 255.0 / float(model.impact_scale[feature]) - 1e-6))
 
 
 def _check(
@@ -126,23 +177,35 @@ def _check(
             f"an edit's op is one of {', '.join(_OPERATIONS)}; got {getattr(edit, 'op', edit)!r:.80}",
             field=f"{place}.op",
         )
-    schema = sae_field(generation, edit.field, f"{place}.field")
-    model = models[schema.name]
-    assert isinstance(model, SAEModel)
-    if isinstance(edit.feature, bool) or not isinstance(edit.feature, int) or not 0 <= edit.feature < model.dimension:
-        raise UnknownFeatureError(
-            f"field {schema.name!r} has features 0 to {model.dimension - 1}; got {edit.feature!r:.80}",
-            field=f"{place}.feature",
-        )
-    if not math.isfinite(edit.strength) or abs(edit.strength) > MAX_STRENGTH:
-        raise InvalidQueryError(
-            f"a strength is -{MAX_STRENGTH:g} to {MAX_STRENGTH:g}; got {edit.strength}", field=f"{place}.strength"
-        )
+    schema, model = _sae(generation, models, edit.field, f"{place}.field")
+    _check_feature(schema, model, edit.feature, f"{place}.feature")
+    _check_strength(edit.strength, f"{place}.strength")
     if edit.op in ("require", "exclude", "set") and edit.strength < 0:
         raise InvalidQueryError(
             f"{edit.op} takes a strength of 0 or more; got {edit.strength}", field=f"{place}.strength"
         )
     return schema, model
+
+
+def _sae(
+    generation: Generation, models: Mapping[str, DerivedModel], name: str, place: str
+) -> tuple[FieldSchema, SAEModel]:
+    schema = sae_field(generation, name, place)
+    model = models[schema.name]
+    assert isinstance(model, SAEModel)
+    return schema, model
+
+
+def _check_feature(schema: FieldSchema, model: SAEModel, feature: int, place: str) -> None:
+    if isinstance(feature, bool) or not isinstance(feature, int) or not 0 <= feature < model.dimension:
+        raise UnknownFeatureError(
+            f"field {schema.name!r} has features 0 to {model.dimension - 1}; got {feature!r:.80}", field=place
+        )
+
+
+def _check_strength(strength: float, place: str) -> None:
+    if not math.isfinite(strength) or abs(strength) > MAX_STRENGTH:
+        raise InvalidQueryError(f"a strength is -{MAX_STRENGTH:g} to {MAX_STRENGTH:g}; got {strength}", field=place)
 
 
 def sae_field(generation: Generation, name: str, place: str) -> FieldSchema:

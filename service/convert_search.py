@@ -24,13 +24,16 @@ from sparsight.service.convert_documents import include_from_proto, include_to_p
 from sparsight.types import (
     Contribution,
     Edit,
+    Effort,
     Explanation,
     Fusion,
     Hit,
     Movement,
+    Overlap,
     Query,
     Retriever,
     RetrieverScore,
+    RetrieverWork,
     SearchResult,
     Timings,
 )
@@ -46,6 +49,12 @@ _OPS = {
     "exclude": search_pb2.EDIT_OP_EXCLUDE,
 }
 _METHODS = {"convex": search_pb2.FUSION_METHOD_CONVEX, "rrf": search_pb2.FUSION_METHOD_RRF}
+_MODES = {
+    "exact": search_pb2.SEARCH_MODE_EXACT,
+    "approximate": search_pb2.SEARCH_MODE_APPROXIMATE,
+    "cut": search_pb2.SEARCH_MODE_CUT,
+}
+_MODE_NAMES: dict[int, Any] = {number: name for name, number in _MODES.items()}
 
 
 # --- queries ----------------------------------------------------------------------------------------------
@@ -70,6 +79,10 @@ def query_to_proto(query: Query, path: str = "") -> search_pb2.Query:
         k=integer(query.k, f"{path}k"),
         explain=bool(query.explain),
         include=include_to_proto(query.include, f"{path}include", InvalidQueryError),
+        effort=_effort_to_proto(query.effort, f"{path}effort"),
+        overlaps=[
+            _overlap_to_proto(overlap, f"{path}overlaps[{position}]") for position, overlap in enumerate(query.overlaps)
+        ],
     )
     if query.min_score is not None:
         message.min_score = number(query.min_score, f"{path}min_score")
@@ -103,6 +116,29 @@ def _edit_to_proto(edit: Edit, path: str) -> search_pb2.Edit:
     )
 
 
+def _effort_to_proto(effort: Effort, path: str) -> search_pb2.Effort:
+    if not isinstance(effort, Effort):
+        raise InvalidQueryError(f"expected an Effort, got {type(effort).__name__}", field=path)
+    return search_pb2.Effort(
+        recall=number(effort.recall, f"{path}.recall"),
+        seconds=number(effort.seconds, f"{path}.seconds"),
+        documents=integer(effort.documents, f"{path}.documents"),
+    )
+
+
+def _overlap_to_proto(overlap: Overlap, path: str) -> search_pb2.Overlap:
+    if not isinstance(overlap, Overlap):
+        raise InvalidQueryError(f"expected an Overlap, got {type(overlap).__name__}", field=path)
+    return search_pb2.Overlap(
+        features=[
+            integer(feature, f"{path}.features[{position}]") for position, feature in enumerate(overlap.features)
+        ],
+        at_least=integer(overlap.at_least, f"{path}.at_least"),
+        strength=number(overlap.strength, f"{path}.strength"),
+        field=text(overlap.field, f"{path}.field"),
+    )
+
+
 def query_from_proto(message: search_pb2.Query, path: str = "") -> Query:
     """Query of a message.
 
@@ -113,7 +149,7 @@ def query_from_proto(message: search_pb2.Query, path: str = "") -> Query:
         engine's to check.
     """
     defaults = Fusion()
-    fusion = message.fusion
+    fusion, effort = message.fusion, message.effort
     return Query(
         text=message.text,
         retrievers=tuple(
@@ -139,6 +175,11 @@ def query_from_proto(message: search_pb2.Query, path: str = "") -> Query:
         min_score=message.min_score if message.HasField("min_score") else None,
         explain=message.explain,
         include=include_from_proto(message, Query().include, f"{path}include", InvalidQueryError),
+        effort=Effort(effort.recall if effort.HasField("recall") else 1.0, effort.seconds, effort.documents),
+        overlaps=tuple(
+            Overlap(tuple(item.features), item.at_least if item.HasField("at_least") else 1, item.strength, item.field)
+            for item in message.overlaps
+        ),
     )
 
 
@@ -184,6 +225,17 @@ def result_to_proto(result: SearchResult) -> search_pb2.SearchResult:
             server_ms=timings.server_ms,
         ),
         warnings=result.warnings,
+        work=[
+            search_pb2.RetrieverWork(
+                field=work.field,
+                mode=enum_to_proto(_MODES, work.mode, "work.mode"),
+                terms=work.terms,
+                postings=work.postings,
+                passages=work.passages,
+                rescored=work.rescored,
+            )
+            for work in result.work
+        ],
     )
 
 
@@ -196,6 +248,17 @@ def result_from_proto(message: search_pb2.SearchResult, total_ms: float = 0.0) -
         exact=message.exact,
         timings=Timings(timings.encode_ms, timings.search_ms, timings.fetch_ms, timings.server_ms, total_ms),
         warnings=tuple(message.warnings),
+        work=tuple(
+            RetrieverWork(
+                work.field,
+                _MODE_NAMES.get(work.mode, "approximate"),  # a newer server may know more modes; we know no promise
+                work.terms,
+                work.postings,
+                work.passages,
+                work.rescored,
+            )
+            for work in message.work
+        ),
     )
 
 

@@ -20,6 +20,7 @@ __all__ = [
     "DenseField",
     "Document",
     "Edit",
+    "Effort",
     "Explanation",
     "Feature",
     "FeaturePage",
@@ -28,12 +29,14 @@ __all__ = [
     "Hit",
     "Movement",
     "Operation",
+    "Overlap",
     "Page",
     "Passage",
     "PassageSpec",
     "Query",
     "Retriever",
     "RetrieverScore",
+    "RetrieverWork",
     "SAEField",
     "SearchResult",
     "SparseField",
@@ -271,6 +274,66 @@ class Edit:
 
 
 @dataclass(frozen=True, slots=True)
+class Overlap:
+    """Keeps documents that have at least ``at_least`` of some features: a filter by set overlap.
+
+    Attributes
+    ----------
+    features : sequence of int
+        1 to 256 different latents of an SAE field.
+    at_least : int
+        1 to the number of features.
+    strength : float
+        How strong each must be to count, in units of its own as in :class:`Edit`; 0 is "active at all".
+    field : str
+        The SAE field; "" is the collection's only one.
+
+    Notes
+    -----
+    A document has a feature if one of its passages has; different features may stand in different passages.
+    """
+
+    features: Sequence[int]
+    at_least: int = 1
+    strength: float = 0.0
+    field: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How much a search may leave out for speed. The default is exact: nothing.
+
+    It concerns impact fields (sparse, bm25, sae); dense fields ignore it, and documents that are not in a segment yet
+    are always scored exactly. Scores are exact in every mode: an approximate search may miss documents, it does not
+    misjudge them. What was done is in :attr:`SearchResult.work`.
+
+    Attributes
+    ----------
+    recall : float
+        Above 0.5 and at most 1. 1 is exact: identical to scoring every document in the 8-bit domain. Below 1: the share
+        of the exact top k to be found on average over queries, by a calibration on other data; a result that looks
+        doubtful is replaced by the exact one, and a search that would not be quicker is exact at once. With several
+        retrievers the fusion's ``depth`` takes the place of k.
+    seconds : float
+        Budget of each retriever for its scan, shared out over the segments by size: the weaker terms are left out when
+        all would take longer, and what is not reached in time is not looked at. 0: none.
+    documents : int
+        Budget of documents that each retriever scores with all terms, shared out over the segments by size, though k
+        are scored in each at least; they are chosen by the query's stronger terms. 0: none.
+
+    Notes
+    -----
+    A budget alone asks for no recall: what is found within it counts. With both, doubtful results are made exact where
+    the time allows, but not beyond a number of documents. Queries with negative weights know no stronger terms:
+    ``recall`` and ``documents`` leave them exact.
+    """
+
+    recall: float = 1.0
+    seconds: float = 0.0
+    documents: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Query:
     """A whole search request.
 
@@ -284,6 +347,8 @@ class Query:
         Boolean expression over metadata, e.g. ``year >= 2015 and cat in ["cs.CL", "cs.IR"]``; "" is none.
     edits : sequence of Edit
         Steering of dense and SAE retrievers; require and exclude hold for all.
+    overlaps : sequence of Overlap
+        At most 16; a document must satisfy all of them.
     fusion : Fusion
         Used when there are two retrievers or more.
     k : int
@@ -295,6 +360,8 @@ class Query:
         Return contributions that sum to each hit's score, and for a steered query rank and score before and after.
     include : sequence of str
         Stored parts to return: "title", "text", "metadata", "passage" (the winning passage's text), "vectors".
+    effort : Effort
+        Exact, approximate or within a budget.
     """
 
     text: str = ""
@@ -306,6 +373,8 @@ class Query:
     min_score: float | None = None
     explain: bool = False
     include: Sequence[str] = ("title", "text", "metadata", "passage")
+    effort: Effort = Effort()
+    overlaps: Sequence[Overlap] = ()
 
 
 # --- answers ----------------------------------------------------------------------------------------------
@@ -390,11 +459,40 @@ class Timings:
 
 
 @dataclass(frozen=True, slots=True)
+class RetrieverWork:
+    """What one retriever did, over all segments and the tail.
+
+    Attributes
+    ----------
+    field : str
+    mode : str
+        "exact": the same documents as scoring all of them, in every segment. "approximate": some may have been missed.
+        "cut": the time budget ended before everything was looked at.
+    terms : int
+        Query terms that were scanned, in the segment with the most of them; 0 for dense fields and the tail.
+    postings : int
+        Postings added up, those of a scan that was repeated too; 0 for dense fields.
+    passages : int
+        Passages in the windows visited, likewise; of a dense field all that are there.
+    rescored : int
+        Passages that were scored one by one with all terms: finalists of a scan, those of a narrow filter, the tail's.
+    """
+
+    field: str
+    mode: Literal["exact", "approximate", "cut"] = "exact"
+    terms: int = 0
+    postings: int = 0
+    passages: int = 0
+    rescored: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class SearchResult:
     """Hits, best first, and how they were found.
 
     ``generation`` is the state of the collection that answered. ``exact`` is true when every retriever was
-    rank-safe. ``warnings`` are things worth knowing that are no error (an empty query vector, say).
+    rank-safe. ``warnings`` are things worth knowing that are no error (an empty query vector, say). ``work`` has an
+    entry for each retriever, in order.
     """
 
     hits: tuple[Hit, ...]
@@ -402,6 +500,7 @@ class SearchResult:
     exact: bool = True
     timings: Timings = Timings()
     warnings: tuple[str, ...] = ()
+    work: tuple[RetrieverWork, ...] = ()
 
     def __iter__(self) -> Iterator[Hit]:
         return iter(self.hits)

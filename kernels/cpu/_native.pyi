@@ -7,12 +7,40 @@ import numpy as np
 from numpy.typing import NDArray
 
 def available_paths() -> list[str]: ...
+class Postings:
+    def __init__(
+        self,
+        term_ids: NDArray[np.uint32],
+        frequencies: NDArray[np.uint32],
+        max_impacts: NDArray[np.uint8],
+        cell_offsets: NDArray[np.uint32],
+        byte_offsets: NDArray[np.uint64],
+        cell_blocks: NDArray[np.uint16],
+        cell_bytes: NDArray[np.uint32],
+        data: NDArray[np.uint8],
+        passage_offsets: NDArray[np.uint32],
+        single: bool,
+    ) -> None: ...
+
+def is_sound(terms: NDArray[np.uint32], weights: NDArray[np.int16]) -> bool: ...
+def build_postings(
+    indptr: NDArray[np.uint64], term_ids: NDArray[np.uint32], impacts: NDArray[np.uint8], threads: int
+) -> tuple[
+    NDArray[np.uint32],
+    NDArray[np.uint32],
+    NDArray[np.uint8],
+    NDArray[np.uint32],
+    NDArray[np.uint64],
+    NDArray[np.uint16],
+    NDArray[np.uint32],
+    NDArray[np.uint8],
+]: ...
+def decode_term(postings: Postings, term: int) -> tuple[NDArray[np.uint32], NDArray[np.uint8]]: ...
+def score_postings(
+    postings: Postings, terms: NDArray[np.uint32], weights: NDArray[np.int16], passages: NDArray[np.uint32]
+) -> NDArray[np.int32]: ...
 def topk_documents(
-    term_ids: NDArray[np.uint32],
-    offsets: NDArray[np.uint64],
-    passages: NDArray[np.uint32],
-    impacts: NDArray[np.uint8],
-    passage_offsets: NDArray[np.uint32],
+    postings: Postings,
     terms: NDArray[np.uint32],
     weights: NDArray[np.int16],
     starts: NDArray[np.uint64],
@@ -23,8 +51,11 @@ def topk_documents(
     deadline_ns: int,
     threads: int,
     path: str,
-    window: int,
-) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.uint32], NDArray[np.uint64]]: ...
+    mass: float,
+    pool: int,
+    deviations: float,
+    budget_ns: int,
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.uint32], NDArray[np.uint64], NDArray[np.uint64]]: ...
 def score_passages(
     indptr: NDArray[np.uint64],
     ids: NDArray[np.uint32],

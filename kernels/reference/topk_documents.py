@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsight.errors import CorruptIndexError
-from sparsight.kernels.types import CancelFlag, Postings, TopK
+from sparsight.kernels.reference.postings import decode_term
+from sparsight.kernels.types import CancelFlag, Postings, TopK, Work
 
 __all__ = ["topk_documents"]
 
@@ -37,7 +38,11 @@ def topk_documents(
     order = np.lexsort((hits, -best[hits]))[:k]
     documents = hits[order]
     return TopK(
-        documents.astype(np.int32), best[documents].astype(np.int32), winner[documents].astype(np.uint32), "reference"
+        documents.astype(np.int32),
+        best[documents].astype(np.int32),
+        winner[documents].astype(np.uint32),
+        "reference",
+        Work("exact", len(terms), 0, postings.n_passages, 0),
     )
 
 
@@ -54,13 +59,10 @@ def passage_scores(
         at = int(np.searchsorted(postings.term_ids, term))
         if at == len(postings.term_ids) or postings.term_ids[at] != term:
             continue
-        start, stop = int(postings.offsets[at]), int(postings.offsets[at + 1])
-        if not start <= stop <= len(postings.passages):
-            raise CorruptIndexError(f"postings.offsets: term {term} has range [{start}, {stop})")
-        passages = postings.passages[start:stop]
+        passages, impacts = decode_term(postings, at)
         if len(passages) and (passages[-1] >= postings.n_passages or (passages[1:] <= passages[:-1]).any()):
-            raise CorruptIndexError(f"postings.passages: passages of term {term} do not ascend or are out of range")
-        scores[passages] += weight * postings.impacts[start:stop].astype(np.int64)
+            raise CorruptIndexError(f"postings: passages of term {term} do not ascend or are out of range")
+        scores[passages] += weight * impacts
     return scores
 
 

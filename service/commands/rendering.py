@@ -54,6 +54,10 @@ def print_hits(console: Console, result: SearchResult, *, explain: bool = False,
     total = timings.total_ms or timings.server_ms
     console.print(f"[dim]{len(result.hits)} hits in {total:.1f} ms (encoding {timings.encode_ms:.1f}, search "
                   f"{timings.search_ms:.1f}, fetching {timings.fetch_ms:.1f})[/]")
+    for work in result.work:
+        if work.mode != "exact":
+            console.print(f"[dim]{escape(work.field)}: {work.mode}, {work.terms} terms and {work.postings} postings "
+                          f"scanned, {work.rescored} passages scored with all terms[/]")
 
 
 def _hit_table(moved: bool, header: bool = True) -> Table:

@@ -19,7 +19,7 @@ from sparsight.service.commands.common import (
     open_store,
 )
 from sparsight.service.commands.rendering import print_features, print_hits
-from sparsight.types import Edit, Feature, Fusion, Query, Retriever
+from sparsight.types import Edit, Effort, Feature, Fusion, Query, Retriever
 
 if TYPE_CHECKING:
     from sparsight.service.commands.common import AnyCollection
@@ -48,6 +48,12 @@ def search(
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="FEATURE", help="Replace its activation.")] = None,
     require: Annotated[list[str] | None, typer.Option(metavar="FEATURE", help="Only documents that have it.")] = None,
     exclude: Annotated[list[str] | None, typer.Option(metavar="FEATURE", help="Only documents without it.")] = None,
+    recall: Annotated[float, typer.Option(metavar="SHARE", help="Share of the exact hits to find on average, above "
+                                          "0.5; 1 is exact.")] = 1.0,
+    seconds: Annotated[float, typer.Option(metavar="SECONDS", help="Time budget of each field's scan; 0 is "
+                                           "none.")] = 0.0,
+    documents: Annotated[int, typer.Option(metavar="COUNT", help="Budget of documents to score with all terms; 0 is "
+                                           "none.")] = 0,
     explain: Annotated[bool, typer.Option("--explain", help="Show what every score is made of.")] = False,
     timeout: Annotated[float, typer.Option(min=0.0, help="Seconds; 0 is no limit.")] = 30.0,
     as_json: JsonOption = False,
@@ -62,10 +68,11 @@ def search(
         result = target.search(Query(
             text=query, retrievers=[_retriever(text) for text in field or ()], filter=filter, edits=edits,
             fusion=Fusion(cast(Literal["convex", "rrf"], fusion)), k=k, explain=explain or bool(edits),
+            effort=Effort(recall, seconds, documents),
         ), timeout=timeout or None)
         output.result({"collection": target.name, "query": query, "edits": edits, "hits": result.hits,
                        "generation": result.generation, "exact": result.exact, "timings": result.timings,
-                       "warnings": result.warnings})
+                       "work": result.work, "warnings": result.warnings})
         if not as_json:
             print_hits(output.console, result, explain=explain)
 

@@ -102,7 +102,7 @@ def test_waiting_writers_share_a_transaction(store: CollectionStore, make_row: M
         commits: list[str] = []
         store.catalog.connection.set_trace_callback(lambda s: commits.append(s) if s == "COMMIT" else None)
         writes = [pool.submit(store.write, [make_row(f"d{n}")]) for n in range(16)]
-        while store._queue.qsize() < 16:
+        while len(store._queue) < 16:
             threading.Event().wait(0.001)
         release.set()
         holder.result(10)
@@ -127,7 +127,9 @@ def test_a_failed_transaction_leaves_no_trace_and_stops_writing(
     again = reopen(store)
     assert again.write([make_row("c")]).version == 2
     assert _ids(again) == ["a", "c"]
-    assert again.lexicons.ids["bm25"] == {term: number for number, term in again.catalog.terms("bm25")}
+    assert again.lexicons.ids["bm25"] == {
+        term: number for first, terms in again.catalog.terms("bm25") for number, term in enumerate(terms, first)
+    }
 
 
 def test_a_follower_sees_what_was_committed(store: CollectionStore, make_row: Make, reopen: Callable) -> None:
@@ -225,7 +227,7 @@ def test_every_fault_on_disk_is_found_and_repaired(store: CollectionStore, make_
     again.close()
 
 
-COLUMNS = ["documents.body", "documents.id", "meta.value", "segments.documents", "terms.term", "deletions.seq"]
+COLUMNS = ["documents.body", "documents.id", "meta.value", "segments.documents", "terms.terms", "deletions.seq"]
 
 
 @pytest.mark.parametrize("place", [*COLUMNS, "requests.answer"])
@@ -269,6 +271,130 @@ def test_dead_documents_are_merged_away(store: CollectionStore, make_row: Make) 
     maintenance.compact(store)
     assert store.catalog.deletions() == [] and storage.folder_bytes(store.folder / "segments") < size
     assert len(_ids(store)) == 10
+
+
+@pytest.mark.parametrize("step", [maintenance.flush, maintenance.compact])
+def test_what_happens_during_a_flush_or_merge_is_kept(
+    store: CollectionStore, make_row: Make, reopen: Callable, monkeypatch: pytest.MonkeyPatch, step: Callable
+) -> None:
+    store.write([make_row(f"d{n}", n) for n in range(10)])
+    if step is maintenance.compact:
+        maintenance.flush(store)
+        store.write([make_row(f"e{n}", n) for n in range(10)])
+        maintenance.flush(store)
+        store.delete(["d0"])
+    build = CollectionStore.build
+
+    def build_while_others_write(self: CollectionStore, *args: object) -> object:
+        made = build(self, *args)  # type: ignore[arg-type]
+        store.write([make_row("d1", 99), make_row("new", 5)])
+        store.delete(["d2", "new"])
+        store.write([make_row("newer", 6)])
+        return made
+
+    monkeypatch.setattr(CollectionStore, "build", build_while_others_write)
+    step(store)
+    monkeypatch.undo()
+    expected = [f"d{n}" for n in range(3, 10)] + ["d1", "newer"]
+    if step is maintenance.flush:
+        expected.insert(0, "d0")
+    else:
+        expected[7:7] = [f"e{n}" for n in range(10)]
+    assert _ids(store) == expected
+    assert len(store.segment_parts) == 1
+    assert len(store.segment_parts[0].dead) == 2  # the old d1, and d2
+    assert store.tail_documents == 3  # the new d1, newer, and new, which is dead
+    before = _search(store)
+    again = reopen(store)
+    assert (_ids(again), _search(again)) == (expected, before)
+    maintenance.compact(again)
+    assert (_ids(again), _search(again)) == (expected, before)
+    again.close()
+    assert verify_folder(again.folder).ok
+
+
+def test_publishing_a_flush_reads_no_documents(
+    store: CollectionStore, make_row: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever waits for the writer thread must not wait for work that grows with the collection."""
+    store.write([make_row(f"d{n}", n) for n in range(10)])
+    monkeypatch.setattr(Catalog, "rows", lambda *_: pytest.fail("rows were read"))
+    monkeypatch.setattr(CollectionStore, "_load", lambda *_: pytest.fail("everything was loaded again"))
+    assert maintenance.flush(store)
+    store.write([make_row("d3", 50)])
+    store.delete(["d4"])
+    assert maintenance.flush(store) and not maintenance.flush(store)
+    assert _ids(store) == [f"d{n}" for n in range(10) if n not in (3, 4)] + ["d3"]
+
+
+def test_a_failed_flush_loses_nothing_and_is_made_up_for(
+    store: CollectionStore, make_row: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.write([make_row(f"d{n}", n) for n in range(10)])
+    monkeypatch.setattr(CollectionStore, "build", lambda *_: (_ for _ in ()).throw(StorageError("no space")))
+    with pytest.raises(StorageError):
+        maintenance.flush(store)
+    monkeypatch.undo()
+    store.write([make_row("d1", 77), make_row("e", 1)])
+    before = _search(store)
+    assert store.tail_documents == 12 and _ids(store) == ["d0", *(f"d{n}" for n in range(2, 10)), "d1", "e"]
+    maintenance.flush(store)
+    assert store.tail_documents == 0 and len(store.segment_parts) == 1
+    assert _search(store) == before and verify_folder(store.folder).ok
+
+
+def test_a_tail_of_dead_documents_is_forgotten(store: CollectionStore, make_row: Make) -> None:
+    store.write([make_row(f"d{n}", n) for n in range(5)])
+    store.delete([f"d{n}" for n in range(5)])
+    assert not maintenance.flush(store)
+    assert store.tail_documents == 0 and store.segment_parts == [] and verify_folder(store.folder).ok
+
+
+def test_a_bulk_write_that_fails_leaves_no_segment(
+    store: CollectionStore, make_row: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        Catalog, "insert_documents", lambda *_: (_ for _ in ()).throw(sqlite3.IntegrityError("UNIQUE constraint"))
+    )
+    with pytest.raises(StorageError, match="UNIQUE"):
+        store.write([make_row(f"d{n}", n) for n in range(BULK_DOCUMENTS)])
+    assert store.generation.documents == 0 and store.state["documents"] == 0
+
+
+def test_a_lexicon_longer_than_its_rows(store: CollectionStore, reopen: Callable) -> None:
+    def row(n: int) -> Row:
+        return Row(f"d{n}", text=" ".join(f"word{m}" for m in range(n * 700, n * 700 + 800)), spans=[(0, 10_000)])
+
+    for n in range(4):  # 800, then 700 new words each
+        store.write([row(n)])
+    follower = reopen(store, read_only=True)
+    assert len(follower.lexicons.ids["bm25"]) == 2_900
+    store.write([row(4)])
+    assert [first for first, _ in store.catalog.terms("bm25")] == [0, 1024, 2048, 3072]
+    assert [first for first, _ in store.catalog.terms("bm25", 1024)] == [1024, 2048, 3072]
+    follower.refresh()
+    expected = dict(store.lexicons.ids["bm25"])
+    assert sorted(expected.values()) == list(range(3_600))
+    assert follower.lexicons.ids["bm25"] == expected
+    assert reopen(store).lexicons.ids["bm25"] == expected
+
+
+def test_a_document_that_vanished_from_the_catalogue_is_found(store: CollectionStore, make_row: Make) -> None:
+    store.write([make_row(f"d{n}", n) for n in range(5)])
+    store.close()
+    connection = sqlite3.connect(store.folder / "catalog.db")
+    connection.execute("DELETE FROM documents WHERE id = 'd3'")
+    connection.execute("DELETE FROM tail WHERE seq = 4")
+    connection.commit()
+    connection.close()
+    assert "5 documents were counted, 4 are there" in verify_folder(store.folder).faults[0]
+    with pytest.raises(CorruptIndexError, match="expected 5 living documents"):
+        CollectionStore(store.folder, None)  # type: ignore[arg-type]
+    repair_folder(store.folder, None)  # type: ignore[arg-type]
+    assert verify_folder(store.folder).ok
+    again = CollectionStore(store.folder, None)  # type: ignore[arg-type]
+    assert _ids(again) == ["d0", "d1", "d2", "d4"]
+    again.close()
 
 
 def test_merge_candidates_by_size_class() -> None:

@@ -71,25 +71,19 @@ def test_score_passages_with_a_table_and_by_merging(path, top):
 
 
 @each_path
-def test_score_passages_gives_the_numbers_of_the_search(path):
+def test_score_passages_gives_the_numbers_of_the_search(corpus_of_matrix, path):
     rng = np.random.default_rng(0)
     matrix = random_csr(rng, 300, 40, 0.2)
     matrix.data = rng.integers(1, 256, matrix.nnz).astype(float)
     forward = Forward(matrix.indptr.astype(np.uint64), matrix.indices.astype(np.uint32), matrix.data.astype(np.uint8))
     forward.validate()
-    by_term = matrix.T.tocsr()
-    from sparsight.kernels import Postings
-
-    postings = Postings(
-        np.arange(40, dtype=np.uint32), by_term.indptr.astype(np.uint64), by_term.indices.astype(np.uint32),
-        by_term.data.astype(np.uint8), np.arange(0, 301, 3, dtype=np.uint32),
-    )  # fmt: skip
+    corpus = corpus_of_matrix(matrix, np.arange(40), [3] * 100)
     terms = np.sort(rng.choice(40, 9, replace=False)).astype(np.uint32)
     weights = rng.integers(-500, 500, 9).astype(np.int16)
     dense = np.zeros(40, np.int64)
     dense[terms] = weights
     assert np.array_equal(score_passages(forward, terms, weights, path=path), matrix.astype(np.int64) @ dense)
-    found = topk_documents(postings, terms, weights, 20, path=path)
+    found = topk_documents(corpus.postings, terms, weights, 20, path=path)
     assert len(found) == 20
     assert np.array_equal(score_passages(forward, terms, weights, found.passages, path=path), found.scores)
 

@@ -52,7 +52,7 @@ def test_another_thread_stops_a_running_search(slow_search, path):
     def search() -> None:
         entered.set()
         try:
-            outcome.append(topk_documents(postings, terms, weights, 10, cancel=flag, path=path, _window=1))
+            outcome.append(topk_documents(postings, terms, weights, 10, cancel=flag, path=path))
         except SearchStoppedError as error:
             outcome.append(error)
 
@@ -74,7 +74,7 @@ def test_another_thread_stops_a_running_search(slow_search, path):
 def test_a_deadline_stops_a_running_search_and_leaves_no_trace(slow_search, small, path):
     postings, terms, weights = slow_search
     with pytest.raises(DeadlineError):
-        topk_documents(postings, terms, weights, 10, cancel=CancelFlag.after(0.05), path=path, _window=1)
+        topk_documents(postings, terms, weights, 10, cancel=CancelFlag.after(0.05), path=path)
     # The thread's scratch memory serves the next search as if nothing had happened.
     found = topk_documents(small, np.array([1], np.uint32), np.array([1], np.int16), 1, path=path)
     assert found.scores.tolist() == [2]
@@ -84,5 +84,18 @@ def test_a_deadline_stops_a_batch_on_every_thread(slow_search):
     postings, terms, weights = slow_search
     start = time.monotonic()
     with pytest.raises(DeadlineError):
-        topk_documents_batch(postings, [(terms, weights)] * 50, 10, cancel=CancelFlag.after(0.05), threads=4, _window=1)
+        topk_documents_batch(postings, [(terms, weights)] * 50, 10, cancel=CancelFlag.after(0.05), threads=4)
     assert time.monotonic() - start < 30  # all of them together would take minutes
+
+
+@pytest.mark.parametrize("path", NATIVE)
+def test_a_deadline_ends_a_batch_of_quick_searches(random_corpus, path):
+    corpus = random_corpus(1, 20_000, [0.3] * 20, grouped=False)
+    query = corpus.arrays({term: 5 for term in corpus.term_ids.tolist()})
+    many, soon = [query] * 100_000, CancelFlag.after(0.8)  # seconds; checking the queries takes a part of it
+    start = time.monotonic()
+    with pytest.raises(DeadlineError):
+        topk_documents_batch(corpus.postings, many, 10, cancel=soon, threads=2, path=path)
+    assert time.monotonic() - start < 5
+    again = topk_documents(corpus.postings, *query, 10, path=path)
+    assert again.scores.tolist() == topk_documents(corpus.postings, *query, 10, path="reference").scores.tolist()

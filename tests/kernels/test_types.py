@@ -12,12 +12,17 @@ from sparsight.kernels import CancelFlag, Forward, Postings
 
 
 def arrays(**changes):
-    """Two terms, three passages, two documents; `changes` replace arrays."""
+    """Terms 3 (passages 0 and 2) and 9 (passage 1), a cell each, two documents; `changes` replace arrays."""
+    cells = [2, 0, 0, 0, 0, 0, 1, 0, 5, 6, 1, 0, 0, 0, 32, 0, 7]
     good = {
         "term_ids": np.array([3, 9], np.uint32),
-        "offsets": np.array([0, 2, 3], np.uint64),
-        "passages": np.array([0, 2, 1], np.uint32),
-        "impacts": np.array([5, 6, 7], np.uint8),
+        "frequencies": np.array([2, 1], np.uint32),
+        "max_impacts": np.array([6, 7], np.uint8),
+        "cell_offsets": np.array([0, 1, 2], np.uint32),
+        "byte_offsets": np.array([0, 10, 17], np.uint64),
+        "cell_blocks": np.array([0, 0], np.uint16),
+        "cell_bytes": np.array([0, 0], np.uint32),
+        "data": np.array(cells + [0] * 64, np.uint8),
         "passage_offsets": np.array([0, 2, 3], np.uint32),
     }
     return good | changes
@@ -32,68 +37,63 @@ def forward_arrays(**changes):
     return good | changes
 
 
-def test_postings_know_their_sizes():
+def test_postings_know_their_sizes_and_decode():
     postings = Postings(**arrays())
-    assert (postings.n_documents, postings.n_passages) == (2, 3)
+    assert (postings.n_documents, postings.n_passages, postings.n_postings) == (2, 3, 3)
+    assert [array.tolist() for array in postings.decode(3)] == [[0, 2], [5, 6]]
+    assert [array.tolist() for array in postings.decode(9)] == [[1], [7]]
     postings.validate()
 
 
 def test_empty_postings_are_fine():
-    postings = Postings(
-        np.empty(0, np.uint32), np.zeros(1, np.uint64), np.empty(0, np.uint32), np.empty(0, np.uint8),
-        np.zeros(1, np.uint32),
-    )  # fmt: skip
+    none = {name: array[:0] for name, array in arrays().items()}
+    offsets = {name: array[:1] for name, array in arrays().items() if name.endswith("offsets")}
+    postings = Postings(**none | offsets | {"data": np.zeros(64, np.uint8)})
     postings.validate()
-    assert (postings.n_documents, postings.n_passages) == (0, 0)
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "field"),
-    [
-        ("term_ids", np.array([3, 9], np.int64), "postings.term_ids"),
-        ("term_ids", [3, 9], "postings.term_ids"),
-        ("term_ids", np.array([[3, 9]], np.uint32), "postings.term_ids"),
-        ("term_ids", np.array([3, 4, 9, 9], np.uint32)[::2], "postings.term_ids"),
-        ("offsets", np.array([0, 3], np.uint64), "postings.offsets"),
-        ("offsets", np.array([1, 2, 3], np.uint64), "postings.offsets"),
-        ("offsets", np.array([0, 2, 4], np.uint64), "postings.offsets"),
-        ("passages", np.array([0, 2, 1], np.int32), "postings.passages"),
-        ("impacts", np.array([5, 6], np.uint8), "postings.impacts"),
-        ("passage_offsets", np.array([], np.uint32), "postings.passage_offsets"),
-        ("passage_offsets", np.array([1, 2, 3], np.uint32), "postings.passage_offsets"),
-        ("passage_offsets", np.frombuffer(b"\0" + bytes(12), np.uint8)[1:].view(np.uint32), "postings.passage_offsets"),
-    ],
-)
-def test_postings_refuse_arrays_that_do_not_fit(name, value, field):
-    with pytest.raises(ShapeError) as raised:
-        Postings(**arrays(**{name: value}))
-    assert raised.value.field == field
-    assert {"expected", "received"} <= raised.value.details.keys()
+    assert (postings.n_documents, postings.n_passages, postings.n_postings) == (0, 0, 0)
+    assert len(postings.decode(3)[0]) == 0
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("term_ids", np.array([9, 3], np.uint32)),
-        ("term_ids", np.array([3, 3], np.uint32)),
-        ("offsets", np.array([0, 4, 3], np.uint64)),
-        ("passages", np.array([2, 0, 1], np.uint32)),
-        ("passages", np.array([0, 0, 1], np.uint32)),
-        ("passages", np.array([0, 3, 1], np.uint32)),
-        ("impacts", np.array([5, 0, 7], np.uint8)),
-        ("passage_offsets", np.array([0, 4, 3], np.uint32)),
+        ("term_ids", np.array([3, 9], np.int64)),
+        ("term_ids", [3, 9]),
+        ("term_ids", np.array([[3, 9]], np.uint32)),
+        ("term_ids", np.array([3, 4, 9, 9], np.uint32)[::2]),
+        ("frequencies", np.array([2], np.uint32)),
+        ("frequencies", np.array([2, 1], np.uint64)),
+        ("max_impacts", np.array([6, 7], np.uint16)),
+        ("max_impacts", np.array([6, 7, 8], np.uint8)),
+        ("cell_offsets", np.array([0, 2], np.uint32)),
+        ("cell_offsets", np.array([1, 1, 2], np.uint32)),
+        ("cell_offsets", np.array([0, 1, 3], np.uint32)),
+        ("cell_offsets", np.array([0, 1, 2], np.uint64)),
+        ("byte_offsets", np.array([1, 10, 17], np.uint64)),
+        ("byte_offsets", np.array([0, 10, 18], np.uint64)),
+        ("byte_offsets", np.array([0, 17], np.uint64)),
+        ("cell_blocks", np.array([0, 0], np.uint32)),
+        ("cell_bytes", np.array([0], np.uint32)),
+        ("data", np.zeros(81, np.int8)),
+        ("passage_offsets", np.array([], np.uint32)),
+        ("passage_offsets", np.array([1, 2, 3], np.uint32)),
+        ("passage_offsets", np.frombuffer(b"\0" + bytes(12), np.uint8)[1:].view(np.uint32)),
     ],
 )
-def test_validate_finds_what_the_constructor_does_not_look_at(name, value):
-    postings = Postings(**arrays(**{name: value}))
-    with pytest.raises(CorruptIndexError) as raised:
-        postings.validate()
+def test_postings_refuse_arrays_that_do_not_fit(name, value):
+    with pytest.raises(ShapeError) as raised:
+        Postings(**arrays(**{name: value}))
     assert raised.value.field == f"postings.{name}"
-    assert "position" in raised.value.details
+    assert {"expected", "received"} <= raised.value.details.keys()
 
 
-def test_validate_allows_a_fall_between_terms():
-    Postings(**arrays(passages=np.array([1, 2, 0], np.uint32))).validate()
+@pytest.mark.parametrize("short", [0, 1, 63, 80])
+def test_data_must_have_its_padding(short):
+    """Vector loads reach 64 bytes beyond the last cell."""
+    with pytest.raises(ShapeError):
+        Postings(**arrays(data=arrays()["data"][:short]))
+    with pytest.raises(ShapeError):
+        Postings(**arrays(data=arrays()["data"][: 17 + min(short, 63)]))
 
 
 def test_forward_knows_its_rows_and_validates():

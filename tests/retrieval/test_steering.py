@@ -5,11 +5,11 @@ import pytest
 
 from sparsight.errors import InvalidQueryError, UnknownFeatureError
 from sparsight.retrieval import Collection
-from sparsight.types import Edit, Query, Retriever, SearchResult, SparseVector
+from sparsight.types import Edit, Overlap, Query, Retriever, SearchResult, SparseVector
 
 
 def _query(dense: np.ndarray, *edits: Edit, field: str = "vec", **options: object) -> Query:
-    return Query(retrievers=[Retriever(field, dense=dense)], edits=edits, k=50, **options)  # type: ignore[arg-type]
+    return Query(retrievers=[Retriever(field, dense=dense)], edits=edits, **{"k": 50, **options})  # type: ignore[arg-type]
 
 
 def _feature_for(things: Collection, topic: str) -> int:
@@ -107,6 +107,56 @@ def test_require_and_exclude_split_the_collection_exactly(
     assert wanted.ids == [id for id in plain if id in set(wanted.ids)]
 
 
+@pytest.mark.parametrize("at_least", [1, 2, 3])
+@pytest.mark.parametrize("strength", [0.0, 0.5, 1.0])
+def test_an_overlap_keeps_documents_with_enough_of_the_features(
+    things: Collection, dense_of: np.ndarray, at_least: int, strength: float
+) -> None:
+    codes = _codes(things)
+    features = [feature.index for feature in things.features(page_size=12).features]
+    scales = {feature: things.feature(feature).scale for feature in features}
+    found = things.search(_query(dense_of, overlaps=[Overlap(features, at_least, strength)], k=1000))
+    ids = set(found.ids)
+
+    def held(code: dict[int, float], slack: float) -> int:
+        return sum(code.get(f, 0.0) > max(0.0, strength * scales[f] * slack) for f in features)
+
+    # Levels are of 8 bits: what is within 2 % of the border may fall on either side.
+    assert ids >= {id for id, code in codes.items() if held(code, 1.02) >= at_least}
+    assert ids <= {id for id, code in codes.items() if held(code, 0.98) >= at_least}
+    if strength == 0.0:
+        assert ids == {id for id, code in codes.items() if sum(f in code for f in features) >= at_least}
+    assert 0 < len(ids) < 200
+    plain = things.search(_query(dense_of, k=1000)).ids
+    assert found.ids == [id for id in plain if id in ids]  # a mask within the search, not a cut after it
+
+
+def test_overlaps_add_to_filters_and_edits(things: Collection, dense_of: np.ndarray) -> None:
+    first, second, third = (feature.index for feature in things.features(page_size=3).features)
+    either = set(things.search(_query(dense_of, overlaps=[Overlap((first, second))], k=1000)).ids)
+    both = things.search(_query(dense_of, overlaps=[Overlap((first, second), 2)], k=1000)).ids
+    required = [Edit(first, "require", 0.0), Edit(second, "require", 0.0)]
+    assert both == things.search(_query(dense_of, *required, k=1000)).ids
+    chosen = things.search(_query(
+        dense_of, Edit(third, "exclude", 0.0), overlaps=[Overlap((first, second)), Overlap([first, third], 1)],
+        filter="year < 2010", k=1000))  # fmt: skip
+    codes, years = _codes(things), {d.id: d.metadata["year"] for d in things.scroll(page_size=1000).documents}
+    assert set(chosen.ids) == {
+        id for id in either if first in codes[id] and third not in codes[id] and years[id] < 2010
+    } and chosen.hits  # fmt: skip
+
+
+def test_an_overlap_alone_is_no_steering(things: Collection, dense_of: np.ndarray) -> None:
+    """It filters before and after alike, so nothing has moved; beside an edit, ranks before are ranks within it."""
+    feature = things.features(page_size=1).features[0].index
+    overlaps = [Overlap([feature])]
+    for hit in things.search(_query(dense_of, overlaps=overlaps, explain=True)):
+        assert hit.explanation is not None and hit.explanation.movement is None
+    plain = {hit.id: hit.rank for hit in things.search(_query(dense_of, overlaps=overlaps, k=1000))}
+    steered = things.search(_query(dense_of, Edit(feature, "boost", 2.0), overlaps=overlaps, explain=True))
+    assert [hit.explanation.movement.rank_before for hit in steered] == [plain[hit.id] for hit in steered]  # type: ignore[union-attr]
+
+
 def test_movement_tells_rank_and_score_before_and_after(things: Collection, dense_of: np.ndarray) -> None:
     feature = _feature_for(things, "market")
     for field in ("vec", "sae"):
@@ -169,6 +219,30 @@ def test_bad_edits_name_the_field(
 ) -> None:
     with pytest.raises(error) as caught:
         things.search(_query(dense_of, edit))
+    assert caught.value.field == field  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "overlap, error, field",
+    [
+        (Overlap([]), InvalidQueryError, "overlaps[1].features"),
+        (Overlap(range(64), 0), InvalidQueryError, "overlaps[1].at_least"),
+        (Overlap([1, 2], 3), InvalidQueryError, "overlaps[1].at_least"),
+        (Overlap([1, 2], True), InvalidQueryError, "overlaps[1].at_least"),
+        (Overlap([0] * 257), InvalidQueryError, "overlaps[1].features"),
+        (Overlap([1, 2, 1]), InvalidQueryError, "overlaps[1].features[2]"),
+        (Overlap([1, 64]), UnknownFeatureError, "overlaps[1].features[1]"),
+        (Overlap([1], 1, -1.0), InvalidQueryError, "overlaps[1].strength"),
+        (Overlap([1], 1, float("inf")), InvalidQueryError, "overlaps[1].strength"),
+        (Overlap([1], field="vec"), InvalidQueryError, "overlaps[1].field"),
+        ([1, 2], InvalidQueryError, "overlaps[1]"),
+    ],
+)
+def test_bad_overlaps_name_the_field(
+    things: Collection, dense_of: np.ndarray, overlap: Overlap, error: type, field: str
+) -> None:
+    with pytest.raises(error) as caught:
+        things.search(_query(dense_of, overlaps=[Overlap([3]), overlap]))
     assert caught.value.field == field  # type: ignore[attr-defined]
 
 

@@ -20,17 +20,20 @@ from sparsight.types import (
     DenseField,
     Document,
     Edit,
+    Effort,
     Explanation,
     Feature,
     Fusion,
     Hit,
     Movement,
     Operation,
+    Overlap,
     Passage,
     PassageSpec,
     Query,
     Retriever,
     RetrieverScore,
+    RetrieverWork,
     SAEField,
     SearchResult,
     SparseField,
@@ -149,6 +152,19 @@ def test_document_round_trip(document: Document) -> None:
         min_score=st.none() | st.floats(allow_nan=False),
         explain=st.booleans(),
         include=st.lists(st.sampled_from(["title", "text", "metadata", "passage", "vectors"])).map(tuple),
+        effort=st.builds(
+            Effort, st.floats(allow_nan=False), st.floats(allow_nan=False), st.integers(-(2**63), 2**63 - 1)
+        ),
+        overlaps=st.lists(
+            st.builds(
+                Overlap,
+                st.lists(st.integers(-5, 2**40), max_size=3).map(tuple),
+                st.integers(-(2**63), 2**63 - 1),
+                st.floats(allow_nan=False),
+                WORDS,
+            ),
+            max_size=3,
+        ).map(tuple),
     )
 )
 def test_query_round_trip(query: Query) -> None:
@@ -158,8 +174,15 @@ def test_query_round_trip(query: Query) -> None:
 
 def test_an_empty_query_message_is_the_default_query() -> None:
     assert convert_search.query_from_proto(search_pb2.Query()) == Query()
-    bare = search_pb2.Query(retrievers=[search_pb2.Retriever(field="a")], edits=[search_pb2.Edit(feature=3)])
-    assert convert_search.query_from_proto(bare) == Query(retrievers=(Retriever("a"),), edits=(Edit(3),))
+    bare = search_pb2.Query(
+        retrievers=[search_pb2.Retriever(field="a")],
+        edits=[search_pb2.Edit(feature=3)],
+        effort=search_pb2.Effort(documents=5),
+        overlaps=[search_pb2.Overlap(features=[3])],
+    )
+    assert convert_search.query_from_proto(bare) == Query(
+        retrievers=(Retriever("a"),), edits=(Edit(3),), effort=Effort(documents=5), overlaps=(Overlap((3,)),)
+    )
 
 
 def test_names_stand_for_retrievers() -> None:
@@ -190,12 +213,18 @@ def test_result_round_trip() -> None:
         ),
         7,
     )
-    result = SearchResult((hit, Hit("c", 0.0, 2)), 42, False, Timings(1.5, 2.5, 0.25, 5.0), ("careful",))
+    work = (RetrieverWork("terms", "cut", 3, 400, 50, 6), RetrieverWork("vec", "approximate"), RetrieverWork("bm25"))
+    result = SearchResult((hit, Hit("c", 0.0, 2)), 42, False, Timings(1.5, 2.5, 0.25, 5.0), ("careful",), work)
     message = search_pb2.SearchResult.FromString(convert_search.result_to_proto(result).SerializeToString())
     back = convert_search.result_from_proto(message, total_ms=9.0)
     assert back.timings == Timings(1.5, 2.5, 0.25, 5.0, 9.0)
     assert plain(back.hits) == plain(result.hits)
-    assert (back.generation, back.exact, back.warnings) == (42, False, ("careful",))
+    assert (back.generation, back.exact, back.warnings, back.work) == (42, False, ("careful",), work)
+
+
+def test_a_mode_that_is_not_known_promises_nothing() -> None:
+    message = search_pb2.SearchResult(work=[search_pb2.RetrieverWork(field="a", mode=9)])
+    assert convert_search.result_from_proto(message).work == (RetrieverWork("a", "approximate"),)
 
 
 @pytest.mark.parametrize(

@@ -365,6 +365,31 @@ edit("strength of NaN", ".strength", "nan", feature=1, strength=NAN)
 edit("strength too large", ".strength", "100", feature=1, strength=1e6)
 edit("negative requirement", ".strength", "0 or more", feature=1, op=search_pb2.EDIT_OP_REQUIRE, strength=-1)
 edit("op of no name", ".op", "number 99", feature=1, op=99)
+for number in (0.0, 0.5, 1.01, NAN, -1.0):
+    query(f"recall of {number}", "effort.recall", "above 0.5", effort=search_pb2.Effort(recall=number))
+for number in (-1.0, NAN, INF, 3601.0):
+    query(f"budget of {number} s", "effort.seconds", "0 (no budget)", effort=search_pb2.Effort(seconds=number))
+for number in (-1, 1_000_001):
+    query(f"budget of {number} documents", "effort.documents", "0 (no budget)",
+          effort=search_pb2.Effort(documents=number))
+
+
+def overlap(what: str, path: str, says: str, code: StatusCode = INVALID, **parts: Any) -> None:
+    query(f"overlap, {what}", f"overlaps[0]{path}", says, code, overlaps=[search_pb2.Overlap(**parts)])
+
+
+overlap("no features", ".features", "got 0")
+overlap("257 features", ".features", "1 to 256", features=range(257))
+overlap("unknown feature", ".features[1]", "UNKNOWN_FEATURE", MISSING, features=[1, 16])
+overlap("negative feature", ".features[0]", "UNKNOWN_FEATURE", MISSING, features=[-1])
+overlap("feature twice", ".features[2]", "twice", features=[1, 2, 1])
+overlap("at least 0", ".at_least", "1 to 2", features=[1, 2], at_least=0)
+overlap("at least 3 of 2", ".at_least", "1 to 2", features=[1, 2], at_least=3)
+overlap("strength of NaN", ".strength", "nan", features=[1], strength=NAN)
+overlap("negative strength", ".strength", "0 or more", features=[1], strength=-0.5)
+overlap("unknown field", ".field", "UNKNOWN_FIELD", MISSING, features=[1], field="nope")
+overlap("field that is no SAE", ".field", "no features", features=[1], field="bm25")
+query("17 overlaps", "overlaps", "at most 16", overlaps=[search_pb2.Overlap(features=[1])] * 17)
 query("too many edits", "edits", "at most 256", edits=[search_pb2.Edit(feature=1)] * 257)
 row("batch search: no queries", "SearchService/BatchSearch", search_pb2.BatchSearchRequest(parent=P), "queries",
     "1 to 1024")

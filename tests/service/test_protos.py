@@ -67,6 +67,8 @@ def test_lists_have_pages(method) -> None:
         (search_pb2.Query, "k"),
         (search_pb2.Query, "min_score"),
         (search_pb2.Edit, "strength"),
+        (search_pb2.Effort, "recall"),
+        (search_pb2.Overlap, "at_least"),
         (search_pb2.Retriever, "weight"),
         (collections_pb2.Bm25Field, "b"),
         (features_pb2.TrainSaeRequest, "k"),

@@ -32,8 +32,10 @@ from sparsight.types import (
     DenseField,
     Document,
     Edit,
+    Effort,
     Field,
     Fusion,
+    Overlap,
     Passage,
     Query,
     Retriever,
@@ -115,6 +117,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> None:
 # --- the same as embedded ---------------------------------------------------------------------------------
 
 TERMS = SparseVector(np.arange(0, 1000, 7, dtype=np.uint32), np.linspace(-0.5, 2, 143, dtype=np.float32))
+POSITIVE = SparseVector(TERMS.indices, np.abs(TERMS.values))
 VEC = np.linspace(-1, 1, 8, dtype=np.float32)
 QUERIES = {
     "text": Query("common word3"),
@@ -127,6 +130,11 @@ QUERIES = {
     "threshold": Query(retrievers=[Retriever("vec", dense=VEC)], min_score=0.0, k=1000),
     "steered": Query(retrievers=[Retriever("vec", dense=VEC)], edits=[Edit(3, "boost", 1.5), Edit(5, "exclude", 0.0)],
                      explain=True),
+    "overlap": Query(retrievers=[Retriever("vec", dense=VEC)], k=1000,
+                     overlaps=[Overlap(range(0, 16, 2), 2, 0.25), Overlap([1, 3, 5, 7, 9], field="sae")]),
+    "approximate": Query("word1", ["bm25", Retriever("terms", sparse=POSITIVE)], effort=Effort(0.9, 60.0)),
+    "budget": Query(retrievers=[Retriever("terms", sparse=POSITIVE)], effort=Effort(0.95, documents=20), k=5),
+    "no time": Query(retrievers=[Retriever("terms", sparse=POSITIVE)], effort=Effort(seconds=1e-9)),
     "no parts": Query("common", include=()),
     "nothing": Query("unheard"),
 }  # fmt: skip
@@ -135,8 +143,11 @@ QUERIES = {
 @pytest.mark.parametrize("name", QUERIES)
 def test_search_equals_embedded(name: str, papers: EmbeddedCollection, remote: Collection) -> None:
     near, far = papers.search(QUERIES[name]), remote.search(QUERIES[name])
-    assert len(near) > 0 or name == "nothing"
+    assert len(near) > 0 or name in ("nothing", "no time")
     assert plain(far) == plain(near)
+    modes = {"approximate": {"exact", "approximate"}, "budget": {"approximate"}, "no time": {"cut"}}
+    assert {work.mode for work in far.work} == modes.get(name, {"exact"})
+    assert [work.field for work in far.work] == [getattr(r, "field", r) for r in QUERIES[name].retrievers or ["bm25"]]
     assert far.timings.total_ms >= far.timings.server_ms > 0
 
 

@@ -167,6 +167,15 @@ def test_explanations_add_up_and_are_drawn(cli, cli_json, indexed):
     assert "bm25" in out and "█" in out
 
 
+def test_effort(cli, cli_json, indexed):
+    exact, approximate = (cli_json("search", "sparse code", *more) for more in ((), ("--recall", "0.9")))
+    assert approximate["hits"] == exact["hits"] and exact["exact"]
+    assert [work["field"] for work in exact["work"]] == ["bm25"] and exact["work"][0]["mode"] == "exact"
+    found = cli_json("search", "sparse code", "--seconds", "1e-9", "--documents", "5")
+    assert {work["mode"] for work in found["work"]} <= {"cut", "exact"}  # what is in no segment yet is always found
+    assert cli_json("search", "x", "--recall", "0.2", code=1)["error"]["field"] == "effort.recall"
+
+
 def test_unknown_names(cli_json, indexed):
     assert cli_json("search", "x", "-c", "none", code=1)["error"]["reason"] == "UNKNOWN_COLLECTION"
     assert cli_json("search", "x", "-f", "none", code=1)["error"]["reason"] == "UNKNOWN_FIELD"

@@ -6,14 +6,17 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <cstdlib>
 #include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "build_postings.hpp"
 #include "dots.hpp"
 #include "errors.hpp"
 #include "paths.hpp"
+#include "score_postings.hpp"
 #include "topk_documents.hpp"
 #include "topk_encode.hpp"
 #include "work_queue.hpp"
@@ -54,20 +57,91 @@ void translate(const std::exception_ptr& error, void*) {
         set_error("DeadlineError", e.what());
     } catch (const SearchStopped& e) {
         set_error("SearchStoppedError", e.what());
+    } catch (const std::invalid_argument& e) {
+        set_error("InvalidArgumentError", e.what());
     }
 }
 
+// The arrays of sparsight.kernels.Postings, kept alive, and the view of them that the kernels take.
+struct PostingsHandle {
+    In<uint32_t> term_ids, frequencies;
+    In<uint8_t> max_impacts;
+    In<uint32_t> cell_offsets;
+    In<uint64_t> byte_offsets;
+    In<uint16_t> cell_blocks;
+    In<uint32_t> cell_bytes;
+    In<uint8_t> data;
+    In<uint32_t> passage_offsets;
+    Postings view;
+
+    PostingsHandle(In<uint32_t> term_ids, In<uint32_t> frequencies, In<uint8_t> max_impacts, In<uint32_t> cell_offsets,
+                   In<uint64_t> byte_offsets, In<uint16_t> cell_blocks, In<uint32_t> cell_bytes, In<uint8_t> data,
+                   In<uint32_t> passage_offsets, bool single)
+        : term_ids(term_ids), frequencies(frequencies), max_impacts(max_impacts), cell_offsets(cell_offsets),
+          byte_offsets(byte_offsets), cell_blocks(cell_blocks), cell_bytes(cell_bytes), data(data),
+          passage_offsets(passage_offsets),
+          view{term_ids.data(),    frequencies.data(), max_impacts.data(), cell_offsets.data(), byte_offsets.data(),
+               term_ids.shape(0),  cell_blocks.data(), cell_bytes.data(),  cell_blocks.shape(0), data.data(),
+               data.shape(0),      passage_offsets.data(), passage_offsets.shape(0) - 1, single} {}
+};
+
+nb::tuple bind_build_postings(In<uint64_t> indptr, In<uint32_t> term_ids, In<uint8_t> impacts, std::size_t threads) {
+    PostingsOut made;
+    {
+        const nb::gil_scoped_release release;
+        made = build_postings({indptr.data(), term_ids.data(), impacts.data(), indptr.shape(0) - 1}, threads);
+    }
+    const auto out = [](auto&& values) {
+        const std::size_t n = values.size();
+        return own(std::move(values), {n});
+    };
+    return nb::make_tuple(out(std::move(made.term_ids)), out(std::move(made.frequencies)),
+                          out(std::move(made.max_impacts)), out(std::move(made.cell_offsets)),
+                          out(std::move(made.byte_offsets)), out(std::move(made.cell_blocks)),
+                          out(std::move(made.cell_bytes)), out(std::move(made.data)));
+}
+
+nb::tuple bind_decode_term(const PostingsHandle& postings, std::size_t term) {
+    std::vector<uint32_t> passages;
+    std::vector<uint8_t> impacts;
+    {
+        const nb::gil_scoped_release release;
+        decode_term(postings.view, term, passages, impacts);
+    }
+    const std::size_t n = passages.size();
+    return nb::make_tuple(own(std::move(passages), {n}), own(std::move(impacts), {n}));
+}
+
+Out<int32_t> bind_score_postings(const PostingsHandle& postings, In<uint32_t> terms, In<int16_t> weights,
+                                 In<uint32_t> passages) {
+    const std::size_t n = passages.shape(0);
+    std::vector<int32_t> scores(n);
+    {
+        const nb::gil_scoped_release release;
+        const auto held = hold(postings.view, terms.data(), weights.data(), terms.shape(0));
+        score_postings(postings.view, held, passages.data(), n, scores.data());
+    }
+    return own(std::move(scores), {n});
+}
+
+// Whether terms ascend strictly and no score can leave int32; which of these a query breaks is Python's to say.
+bool is_sound(In<uint32_t> terms, In<int16_t> weights) {
+    int64_t total = 0;
+    for (std::size_t i = 0; i < terms.shape(0); ++i) {
+        if (i > 0 && terms.data()[i] <= terms.data()[i - 1]) return false;
+        total += std::abs(int{weights.data()[i]});
+    }
+    return total * 255 <= INT32_MAX;
+}
+
 // One search for every query; single queries are batches of one, which never start a thread.
-nb::tuple bind_topk_documents(In<uint32_t> term_ids, In<uint64_t> offsets, In<uint32_t> passages, In<uint8_t> impacts,
-                              In<uint32_t> passage_offsets, In<uint32_t> terms, In<int16_t> weights,
+nb::tuple bind_topk_documents(const PostingsHandle& postings, In<uint32_t> terms, In<int16_t> weights,
                               In<uint64_t> starts, std::vector<std::optional<In<uint64_t>>> masks, std::size_t k,
                               int32_t min_score, Flag flag, int64_t deadline_ns, std::size_t threads,
-                              const std::string& path, std::size_t window) {
-    const Postings postings{term_ids.data(), term_ids.shape(0), offsets.data(),         passages.data(),
-                            impacts.data(),  passages.shape(0), passage_offsets.data(), passage_offsets.shape(0) - 1};
-    if ((window & (window - 1)) != 0) throw std::invalid_argument("window: expected a power of two");
+                              const std::string& path, double mass, std::size_t pool, double deviations,
+                              int64_t budget_ns) {
     const SearchOptions options{std::max<std::size_t>(k, 1), min_score, {flag.data(), deadline_ns}, parse_path(path),
-                                window};
+                                {mass, pool, deviations, budget_ns}};
     const std::size_t n_queries = starts.shape(0) - 1;
     std::vector<const uint64_t*> mask_of(n_queries, nullptr);
     for (std::size_t q = 0; q < n_queries; ++q) {
@@ -78,14 +152,16 @@ nb::tuple bind_topk_documents(In<uint32_t> term_ids, In<uint64_t> offsets, In<ui
     std::vector<int32_t> scores;
     std::vector<uint32_t> winners;
     std::vector<uint64_t> ends{0};
+    std::vector<uint64_t> work;
     {
         const nb::gil_scoped_release release;
         std::vector<Hits> hits(n_queries);
+        std::vector<Work> done(n_queries);
         for_each_item(n_queries, threads, [&](std::size_t q) {
             const uint64_t start = starts.data()[q];
             const Query query{terms.data() + start, weights.data() + start,
                               static_cast<std::size_t>(starts.data()[q + 1] - start), mask_of[q]};
-            hits[q] = topk_documents(postings, query, options);
+            hits[q] = topk_documents(postings.view, query, options, done[q]);
         });
         std::size_t total = 0;
         for (const Hits& each : hits) ends.push_back(total += each.size());
@@ -99,11 +175,12 @@ nb::tuple bind_topk_documents(In<uint32_t> term_ids, In<uint64_t> offsets, In<ui
                 winners.push_back(hit.payload);
             }
         }
+        for (const Work& w : done) work.insert(work.end(), {w.mode, w.terms, w.postings, w.passages, w.rescored});
     }
     const std::size_t total = documents.size();
-    const std::size_t n_ends = ends.size();
     return nb::make_tuple(own(std::move(documents), {total}), own(std::move(scores), {total}),
-                          own(std::move(winners), {total}), own(std::move(ends), {n_ends}));
+                          own(std::move(winners), {total}), own(std::move(ends), {n_queries + 1}),
+                          own(std::move(work), {n_queries, 5}));
 }
 
 Rows rows_of(const In<uint64_t>& indptr, const In<uint32_t>& ids, const std::optional<In<uint32_t>>& rows) {
@@ -175,10 +252,21 @@ NB_MODULE(_native, m) {
     nb::register_exception_translator(translate);
     m.def("available_paths", &available_paths);
     // No conversions: a silent copy of a mapped array would cost more than the search.
-    m.def("topk_documents", &bind_topk_documents, "term_ids"_a.noconvert(), "offsets"_a.noconvert(),
-          "passages"_a.noconvert(), "impacts"_a.noconvert(), "passage_offsets"_a.noconvert(), "terms"_a.noconvert(),
-          "weights"_a.noconvert(), "starts"_a.noconvert(), "masks"_a, "k"_a, "min_score"_a, "flag"_a.noconvert(),
-          "deadline_ns"_a, "threads"_a, "path"_a, "window"_a);
+    nb::class_<PostingsHandle>(m, "Postings")
+        .def(nb::init<In<uint32_t>, In<uint32_t>, In<uint8_t>, In<uint32_t>, In<uint64_t>, In<uint16_t>, In<uint32_t>,
+                      In<uint8_t>, In<uint32_t>, bool>(),
+             "term_ids"_a.noconvert(), "frequencies"_a.noconvert(), "max_impacts"_a.noconvert(),
+             "cell_offsets"_a.noconvert(), "byte_offsets"_a.noconvert(), "cell_blocks"_a.noconvert(),
+             "cell_bytes"_a.noconvert(), "data"_a.noconvert(), "passage_offsets"_a.noconvert(), "single"_a);
+    m.def("is_sound", &is_sound, "terms"_a.noconvert(), "weights"_a.noconvert());
+    m.def("build_postings", &bind_build_postings, "indptr"_a.noconvert(), "term_ids"_a.noconvert(),
+          "impacts"_a.noconvert(), "threads"_a);
+    m.def("decode_term", &bind_decode_term, "postings"_a, "term"_a);
+    m.def("score_postings", &bind_score_postings, "postings"_a, "terms"_a.noconvert(), "weights"_a.noconvert(),
+          "passages"_a.noconvert());
+    m.def("topk_documents", &bind_topk_documents, "postings"_a, "terms"_a.noconvert(), "weights"_a.noconvert(),
+          "starts"_a.noconvert(), "masks"_a, "k"_a, "min_score"_a, "flag"_a.noconvert(), "deadline_ns"_a, "threads"_a,
+          "path"_a, "mass"_a, "pool"_a, "deviations"_a, "budget_ns"_a);
     m.def("score_passages", &bind_score_passages, "indptr"_a.noconvert(), "ids"_a.noconvert(),
           "impacts"_a.noconvert(), "terms"_a.noconvert(), "weights"_a.noconvert(), "rows"_a.noconvert().none());
     m.def("sparse_dot_sparse", &bind_sparse_dot_sparse<float>, "indptr"_a.noconvert(), "ids"_a.noconvert(),

@@ -1,386 +1,527 @@
 #include "topk_documents.hpp"
 
 #include <algorithm>
-#include <bit>
-#include <cstring>
+#include <chrono>
+#include <cmath>
+#include <functional>
+#include <iterator>
 #include <memory>
-#include <string>
 
-#if SPARSIGHT_X86
-#include <immintrin.h>
-#endif
+#include "accumulate.hpp"
+#include "documents.hpp"
+#include "score_postings.hpp"
 
 namespace sparsight {
 namespace {
 
-// 8192 accumulators of 4 bytes are 32 KiB: two thirds of the first-level data cache of Intel server cores since 2019
-// (48 KiB), all of it on older and AMD ones. Larger windows spill; smaller ones pay the look at every cursor more often.
-// Measured on a core with 48 KiB, 200,000 passages, 24 terms: 2048 takes 12 % longer, 4096 and 16384 the same within the
-// noise, 32768 10 % longer.
-constexpr std::size_t kDefaultWindow = 8192;
-// The scans take this many accumulators at once, so buffers are rounded up to it.
-constexpr std::size_t kScanStep = 64;
-constexpr uint32_t kExhausted = UINT32_MAX;  // no passage has this number: there are fewer than 2**32 - 1
+// Below one allowed passage in this many, scoring the allowed ones is cheaper than scanning all.
+constexpr std::size_t kRareMask = 1000;
+// Sums may use 15 bits; a little is left for rounding.
+constexpr double kLargestSum = 32'700;
+// What a term adds may come out too small by less than this: once for its factor, once for the product.
+constexpr int32_t kErrorPerTerm = 2;
 
-// One term's way through its postings.
+// Predictions, measured on a core with AVX-512 and 475,000 passages; they choose between ways to the same answer, and how
+// many terms a budget allows (other paths take longer: then the clock ends the scan).
+constexpr double kPassageNs = 0.03;  // scanning a dense term, a passage
+constexpr double kPostingNs = 0.8;   // scanning a rare term, a posting
+constexpr double kRunNs = 15;        // an exact score, a scanned term
+constexpr double kLookUpNs = 60;     // an exact score, a term not scanned
+
+constexpr uint32_t kCut = 4;  // Work::mode
+
+using Clock = std::chrono::steady_clock;
+
+// A term's way through its cells.
 struct Cursor {
-    uint64_t pos;
-    uint64_t end;
-    int32_t weight;
+    HeldTerm held;
+    Term16 op;
+    uint32_t cell = 0;
+    uint32_t cell_end = 0;
+    Cell open;
+    bool active = false;         // has a cell in the current block
+    uint32_t list_at = 0;
+    unsigned bitmaps_seen = 0;
+    const uint8_t* next_bitmap = nullptr;
 };
 
-// --- scratch memory ---------------------------------------------------------------------------------------
-
-// Kept per thread between searches. Accumulators are all zero whenever no search is running on the thread.
+// Memory kept per thread between searches. Sums are all zero whenever no search is running on the thread.
 struct Scratch {
-    std::unique_ptr<int32_t[]> storage;
-    int32_t* sums = nullptr;  // 64-byte aligned
-    std::size_t capacity = 0;
-    bool dirty = false;
-    std::vector<uint32_t> found;  // window-relative passages above the threshold
-    std::vector<int32_t> found_scores;
-    std::vector<Cursor> cursors;
-    std::vector<uint32_t> next;  // of each cursor: its next passage, apart for a quick minimum
-    TopK<int32_t> top;
-
-    void prepare(std::size_t window) {
-        const std::size_t need = (window + kScanStep - 1) / kScanStep * kScanStep;
-        if (need > capacity) {
-            capacity = 0;
-            storage = std::make_unique<int32_t[]>(need + 16);
-            const auto address = reinterpret_cast<std::uintptr_t>(storage.get());
-            sums = reinterpret_cast<int32_t*>((address + 63) & ~std::uintptr_t{63});
-            capacity = need;
-            dirty = false;
-        }
-        if (dirty) std::memset(sums, 0, capacity * sizeof(int32_t));  // an exception left a window half done
-        dirty = false;
-        // Vector stores write whole registers, up to 16 entries beyond the last one counted.
-        if (found.size() < capacity + 16) {
-            found.resize(capacity + 16);
-            found_scores.resize(capacity + 16);
-        }
-        cursors.clear();
-        next.clear();
-    }
+    alignas(64) int16_t sums[kWindow];
+    alignas(64) int32_t wide[kWindow];
+    uint16_t passages[kWindow + 64];
+    int16_t found[kWindow + 64];
+    std::vector<uint32_t> windows;  // first passages of those that a scan visited
+    std::vector<Run> runs;          // of every window and term scanned
+    bool dirty = true;
 };
 
-thread_local Scratch thread_scratch;
+Scratch& scratch() {
+    thread_local const std::unique_ptr<Scratch> kept = std::make_unique<Scratch>();
+    if (kept->dirty) {  // new, or an exception left a window half done
+        std::fill_n(kept->sums, kWindow, int16_t{0});
+        std::fill_n(kept->wide, kWindow, 0);
+    }
+    kept->dirty = false;
+    return *kept;
+}
 
-// --- window scans -----------------------------------------------------------------------------------------
+// --- candidates -------------------------------------------------------------------------------------------
 
-// Each finds the sums above the threshold, writes their positions and values in ascending order, returns how many, and
-// leaves all n sums zero. n is a multiple of kScanStep.
-using Scan = std::size_t (*)(int32_t* sums, std::size_t n, int32_t threshold, uint32_t* found, int32_t* scores);
+struct Candidate {
+    int32_t score;
+    uint32_t passage;
+};
 
-std::size_t scan_portable(int32_t* sums, std::size_t n, int32_t threshold, uint32_t* found, int32_t* scores) {
-    std::size_t count = 0;
-    for (std::size_t i = 0; i < n; i += kScanStep) {
-        int32_t any = 0;  // a comparison and an or: baseline x86 has no maximum of signed 32-bit lanes
-        for (std::size_t j = 0; j < kScanStep; ++j) any |= -static_cast<int32_t>(sums[i + j] > threshold);
-        if (any != 0) {
-            for (std::size_t j = 0; j < kScanStep; ++j) {
-                found[count] = static_cast<uint32_t>(i + j);
-                scores[count] = sums[i + j];
-                count += sums[i + j] > threshold;
+// Passages that may be among the best `want` documents, when scores may be off by `slack`.
+class Candidates {
+public:
+    Candidates(std::size_t want, int32_t slack, int32_t least, const Documents& documents)
+        : want_(want), slack_(slack), least_(least), documents_(documents), room_(std::max<std::size_t>(2 * want, 256)) {}
+
+    // Passages that score less cannot be among the best any more.
+    int32_t least() const { return least_; }
+    // The want-th best document's score as of the last cut; 0 while there are fewer documents.
+    int32_t kth() const { return kth_; }
+    std::vector<Candidate>& items() { return items_; }
+
+    void add(int32_t score, uint32_t passage) { items_.push_back({score, passage}); }
+
+    void raise(int32_t kth) {
+        kth_ = std::max(kth_, kth);
+        least_ = std::max(least_, kth_ - slack_);
+    }
+
+    void cut_if_full() {
+        if (items_.size() <= room_) return;
+        cut();
+        room_ = std::max(room_, items_.size() + items_.size() / 2);
+    }
+
+    void cut() {
+        scores_.clear();
+        if (documents_.single()) {
+            for (const Candidate& item : items_) scores_.push_back(item.score);
+        } else {
+            by_document_.clear();
+            for (const Candidate& item : items_) by_document_.push_back({documents_.of(item.passage), -item.score});
+            std::sort(by_document_.begin(), by_document_.end());
+            for (std::size_t i = 0; i < by_document_.size(); ++i) {
+                if (i == 0 || by_document_[i].first != by_document_[i - 1].first) scores_.push_back(-by_document_[i].second);
             }
         }
-        std::memset(sums + i, 0, kScanStep * sizeof(int32_t));
-    }
-    return count;
-}
-
-#if SPARSIGHT_X86
-SPARSIGHT_AVX2
-std::size_t scan_avx2(int32_t* sums, std::size_t n, int32_t threshold, uint32_t* found, int32_t* scores) {
-    const __m256i limit = _mm256_set1_epi32(threshold);
-    const __m256i zero = _mm256_setzero_si256();
-    std::size_t count = 0;
-    for (std::size_t i = 0; i < n; i += kScanStep) {
-        __m256i* block = reinterpret_cast<__m256i*>(sums + i);
-        uint64_t hits = 0;
-        for (int j = 0; j < 8; ++j) {
-            const __m256i above = _mm256_cmpgt_epi32(_mm256_load_si256(block + j), limit);
-            hits |= static_cast<uint64_t>(static_cast<uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(above))))
-                    << (8 * j);
-        }
-        for (; hits != 0; hits &= hits - 1) {
-            const std::size_t at = i + static_cast<std::size_t>(std::countr_zero(hits));
-            found[count] = static_cast<uint32_t>(at);
-            scores[count] = sums[at];
-            ++count;
-        }
-        for (int j = 0; j < 8; ++j) _mm256_store_si256(block + j, zero);
-    }
-    return count;
-}
-
-SPARSIGHT_AVX512
-std::size_t scan_avx512(int32_t* sums, std::size_t n, int32_t threshold, uint32_t* found, int32_t* scores) {
-    const __m512i limit = _mm512_set1_epi32(threshold);
-    const __m512i zero = _mm512_setzero_si512();
-    const __m512i step = _mm512_set1_epi32(16);
-    __m512i places = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    std::size_t count = 0;
-    for (std::size_t i = 0; i < n; i += 16, places = _mm512_add_epi32(places, step)) {
-        const __m512i values = _mm512_load_si512(sums + i);
-        const __mmask16 above = _mm512_cmpgt_epi32_mask(values, limit);
-        _mm512_store_si512(sums + i, zero);
-        if (above != 0) {
-            // Compress in a register and store it whole: the masked compress-store to memory is microcoded on Zen 4.
-            _mm512_storeu_si512(found + count, _mm512_maskz_compress_epi32(above, places));
-            _mm512_storeu_si512(scores + count, _mm512_maskz_compress_epi32(above, values));
-            count += static_cast<std::size_t>(__builtin_popcount(above));
-        }
-    }
-    return count;
-}
-#endif
-
-Scan scan_of(Path path) {
-#if SPARSIGHT_X86
-    if (path == Path::avx512) return scan_avx512;
-    if (path == Path::avx2) return scan_avx2;
-#endif
-    (void)path;
-    return scan_portable;
-}
-
-// --- documents of passages --------------------------------------------------------------------------------
-
-// Finds the document of a passage. Calls come with ascending passages, mostly close together.
-class DocumentOf {
-public:
-    DocumentOf(const uint32_t* offsets, std::size_t n) : offsets_(offsets), n_(n) {}
-
-    uint32_t operator()(uint32_t passage) {
-        // Where every document has one passage the distance is the answer.
-        const std::size_t guess = at_ + static_cast<std::size_t>(passage - offsets_[at_]);
-        if (guess < n_ && holds(guess, passage)) {
-            at_ = guess;
-            return static_cast<uint32_t>(guess);
-        }
-        std::size_t low = offsets_[at_] <= passage ? at_ : 0;
-        std::size_t high = low + 1;
-        for (std::size_t step = 1; high < n_ && offsets_[high] <= passage; step *= 2) {
-            low = high;
-            high = std::min(n_, high + step);
-        }
-        high = std::min(high, n_);
-        const uint32_t* above = std::upper_bound(offsets_ + low + 1, offsets_ + high, passage);
-        const auto document = static_cast<std::size_t>(above - offsets_) - 1;
-        if (!holds(document, passage)) {
-            throw CorruptIndex("postings.passage_offsets: no document holds passage " + std::to_string(passage));
-        }
-        at_ = document;
-        return static_cast<uint32_t>(document);
+        if (scores_.size() < want_) return;
+        std::nth_element(scores_.begin(), scores_.begin() + static_cast<std::ptrdiff_t>(want_ - 1), scores_.end(),
+                         std::greater<>());
+        raise(scores_[want_ - 1]);
+        std::erase_if(items_, [&](const Candidate& item) { return item.score < least_; });
     }
 
 private:
-    bool holds(std::size_t document, uint32_t passage) const {
-        return offsets_[document] <= passage && passage < offsets_[document + 1];
-    }
-
-    const uint32_t* offsets_;
-    std::size_t n_;
-    std::size_t at_ = 0;
+    std::size_t want_;
+    int32_t slack_;
+    int32_t least_;
+    int32_t kth_ = 0;
+    const Documents& documents_;
+    std::size_t room_;
+    std::vector<Candidate> items_;
+    std::vector<int32_t> scores_;
+    std::vector<std::pair<uint32_t, int32_t>> by_document_;
 };
-
-bool allowed(const uint64_t* mask, uint32_t document) {
-    return mask == nullptr || (mask[document / 64] >> (document % 64) & 1) != 0;
-}
-
-// The first allowed document at or after this one, or n.
-std::size_t next_allowed(const uint64_t* mask, std::size_t document, std::size_t n) {
-    std::size_t word = document / 64;
-    const std::size_t words = (n + 63) / 64;
-    for (uint64_t bits = mask[word] & (~uint64_t{0} << (document % 64));; bits = mask[word]) {
-        if (bits != 0) return std::min(n, word * 64 + static_cast<std::size_t>(std::countr_zero(bits)));
-        if (++word == words) return n;
-    }
-}
 
 // --- the search -------------------------------------------------------------------------------------------
 
 class Search {
 public:
-    Search(const Postings& postings, const Query& query, const SearchOptions& options)
-        : scratch_(thread_scratch),
-          postings_(postings),
-          query_(query),
-          options_(options),
-          n_passages_(postings.passage_offsets[postings.n_documents]),
-          // Never wider than the segment: the scan always covers a whole window.
-          window_(std::min<std::size_t>(options.window == 0 ? kDefaultWindow : options.window,
-                                        std::bit_ceil(std::max<std::size_t>(n_passages_, 1)))),
-          document_of_(postings.passage_offsets, postings.n_documents) {}
+    Search(const Postings& postings, const Query& query, const SearchOptions& options, Work& work)
+        : postings_(postings), options_(options), work_(work), documents_(postings, query.mask),
+          held_(hold(postings, query.terms, query.weights, query.n_terms)), scratch_(scratch()),
+          began_(options.effort.budget_ns > 0 ? Clock::now() : Clock::time_point{}) {}
 
     Hits run() {
         options_.stop.check();
-        scratch_.prepare(window_);
-        scratch_.top.reset(options_.k, std::max(0, options_.min_score));
-        open_cursors();
-        const Scan scan = scan_of(options_.path);
-        for (uint32_t passage; (passage = nearest()) != kExhausted;) {
-            options_.stop.check();
-            if (passage >= n_passages_) {
-                throw CorruptIndex("postings.passages: passage " + std::to_string(passage) + " of " +
-                                   std::to_string(n_passages_));
-            }
-            const uint32_t base = passage & ~static_cast<uint32_t>(window_ - 1);
-            if (query_.mask != nullptr && skip_masked(passage, base)) continue;
-            scratch_.dirty = true;
-            accumulate(base);
-            const std::size_t padded = (window_ + kScanStep - 1) / kScanStep * kScanStep;
-            const std::size_t count = scan(scratch_.sums, padded, scratch_.top.threshold(), scratch_.found.data(),
-                                           scratch_.found_scores.data());
-            scratch_.dirty = false;
-            for (std::size_t i = 0; i < count; ++i) offer(base + scratch_.found[i], scratch_.found_scores[i]);
+        if (held_.empty() || postings_.n_passages() == 0 || options_.min_score == INT32_MAX) return {};
+        if (documents_.masked()) {
+            const std::size_t rare = postings_.n_passages() / kRareMask + options_.k;
+            if (documents_.count_allowed(rare) <= rare) return score_allowed();
         }
-        close_document();
-        return scratch_.top.sorted();
+        const std::vector<HeldTerm> strongest = choose_terms();
+        if (strongest.size() < held_.size() || options_.effort.budget_ns > 0) {
+            Hits hits;
+            if (approximate(strongest, hits)) return hits;
+            Hits whole = exact();
+            return work_.mode == kCut ? hits : whole;  // what was found stands if the budget ends within the second scan
+        }
+        return exact();
     }
 
 private:
-    // Cursors of terms with postings, those with positive weights first: only they can lift a score above 0, so
-    // they alone choose the windows.
-    void open_cursors() {
-        for (const bool positive : {true, false}) {
-            const uint32_t* from = postings_.term_ids;
-            const uint32_t* const last = postings_.term_ids + postings_.n_terms;
-            for (std::size_t i = 0; i < query_.n_terms; ++i) {
-                const int32_t weight = query_.weights[i];
-                if (weight == 0 || (weight > 0) != positive) continue;
-                from = std::lower_bound(from, last, query_.terms[i]);
-                if (from == last) break;
-                if (*from == query_.terms[i]) open_cursor(static_cast<std::size_t>(from - postings_.term_ids), weight);
+    double bound(const HeldTerm& held) const { return std::abs(held.weight) * double(postings_.max_impacts[held.term]); }
+
+    // The terms that an approximate search scans; all of them for an exact one, and where weights may be negative:
+    // then a sum over some terms says little about the rest.
+    std::vector<HeldTerm> choose_terms() const {
+        const Effort& effort = options_.effort;
+        const bool partial = effort.mass < 1.0 || effort.budget_ns > 0;
+        if (!partial || std::any_of(held_.begin(), held_.end(), [](const HeldTerm& h) { return h.weight < 0; })) return held_;
+        std::vector<HeldTerm> sorted = held_;
+        std::stable_sort(sorted.begin(), sorted.end(), [&](const auto& a, const auto& b) { return bound(a) > bound(b); });
+        double total = 0;
+        for (const HeldTerm& held : held_) total += bound(held);
+        double sum = 0;
+        double cost_ns = 0;
+        std::size_t n = 0;
+        for (; n < sorted.size() && sum < effort.mass * total; ++n) {
+            cost_ns += predicted_ns(sorted[n]);
+            if (effort.budget_ns > 0 && n > 0 && cost_ns > 0.7 * double(effort.budget_ns)) break;
+            sum += bound(sorted[n]);
+        }
+        double saved_ns = 0;
+        for (std::size_t i = n; i < sorted.size(); ++i) saved_ns += predicted_ns(sorted[i]);
+        const auto pool = double(std::max(options_.k, effort.pool));
+        const double spent_ns = pool * (kRunNs * double(n) + kLookUpNs * double(sorted.size() - n));
+        if (effort.budget_ns == 0 && effort.deviations >= 0 && saved_ns < spent_ns) return held_;  // exact is quicker
+        sorted.resize(n);
+        std::sort(sorted.begin(), sorted.end(), [](const auto& a, const auto& b) { return a.term < b.term; });
+        return sorted;
+    }
+
+    // Time to scan a term.
+    double predicted_ns(const HeldTerm& held) const {
+        return std::min(kPassageNs * postings_.n_passages(), kPostingNs * postings_.frequencies[held.term]);
+    }
+
+    bool late() const {
+        return options_.effort.budget_ns > 0 &&
+               std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - began_).count() > options_.effort.budget_ns;
+    }
+
+    // Scores every allowed passage.
+    Hits score_allowed() {
+        work_.mode = 1;
+        work_.terms = held_.size();
+        const std::vector<uint32_t> passages = documents_.allowed_passages();
+        std::vector<int32_t> scores(passages.size());
+        score_postings(postings_, held_, passages.data(), passages.size(), scores.data());
+        work_.rescored += passages.size();
+        std::vector<Candidate> scored;
+        scored.reserve(passages.size());
+        for (std::size_t i = 0; i < passages.size(); ++i) scored.push_back({scores[i], passages[i]});
+        return best_documents(scored);
+    }
+
+    Hits exact() {
+        const auto n = static_cast<int32_t>(held_.size());
+        // Where terms are too many for their rounding to leave anything of 15 bits, 32 bits it is.
+        if (kErrorPerTerm * n < kLargestSum / 4) {
+            work_.mode = 0;
+            const double unit = choose_unit(held_);
+            const double floor = std::min(std::floor(unit * std::max(0, options_.min_score)), kLargestSum) - kErrorPerTerm * n;
+            Candidates candidates(options_.k, kErrorPerTerm * n, std::max(1, static_cast<int32_t>(floor)), documents_);
+            if (!scan(held_, unit, candidates)) return cut_short();
+            // Sums of 0 do not tell small scores from none: the k-th best must be clear of them.
+            if (floor >= 1 || candidates.kth() - kErrorPerTerm * n >= 1) {
+                rescore(held_, candidates.items());
+                return best_documents(candidates.items());
             }
-            if (positive) n_positive_ = scratch_.cursors.size();
+        }
+        return wide();
+    }
+
+    Hits cut_short() {
+        work_.mode = kCut;
+        return {};
+    }
+
+    // False: what was found may be too far from the truth, or too little.
+    bool approximate(const std::vector<HeldTerm>& strongest, Hits& hits) {
+        const Effort& effort = options_.effort;
+        work_.mode = 3;
+        const double unit = choose_unit(strongest);
+        Candidates candidates(std::max(options_.k, effort.pool), 0, 1, documents_);
+        const bool whole = scan(strongest, unit, candidates);
+        if (!whole) work_.mode = kCut;
+        std::vector<Candidate>& scored = candidates.items();
+        sort_by_passage(scored);
+        const std::vector<Candidate> before = scored;
+        rescore(strongest, scored);
+        hits = best_documents(scored);
+        if (effort.deviations < 0 || !whole) return true;
+        if (hits.size() < options_.k) return false;
+        double sum = 0, squares = 0, rest = 0;
+        const double n = double(scored.size());
+        for (std::size_t i = 0; i < scored.size(); ++i) {
+            const double gain = scored[i].score - before[i].score / unit;
+            sum += gain;
+            squares += gain * gain;
+        }
+        for (const HeldTerm& held : held_) rest += bound(held);
+        for (const HeldTerm& held : strongest) rest -= bound(held);
+        const double mean = sum / n;
+        const double reach = mean + effort.deviations * std::sqrt(std::max(0.0, squares / n - mean * mean));
+        const double outside = candidates.least() + double(kErrorPerTerm) * double(strongest.size());  // more than any sum
+        return outside / unit + std::min(rest, reach) <= hits.back().score;
+    }
+
+    // What a score of 1 is in sums. The largest possible sum and the largest factor just fit.
+    double choose_unit(const std::vector<HeldTerm>& terms) const {
+        double positive = 0, negative = 0, largest = 1;
+        for (const HeldTerm& held : terms) {
+            (held.weight > 0 ? positive : negative) += bound(held);
+            largest = std::max(largest, double(std::abs(held.weight)));
+        }
+        return std::min(kLargestSum / std::max({positive, negative, 1.0}), 65'535 / 256.0 / largest);
+    }
+
+    std::vector<Cursor> open_cursors(const std::vector<HeldTerm>& terms, double unit) const {
+        std::vector<Cursor> cursors(terms.size());
+        for (std::size_t i = 0; i < terms.size(); ++i) {
+            Cursor& cursor = cursors[i];
+            cursor.held = terms[i];
+            cursor.op = {static_cast<uint16_t>(std::abs(terms[i].weight) * unit * 256), terms[i].weight < 0};
+            cursor.cell = postings_.cell_offsets[terms[i].term];
+            cursor.cell_end = postings_.cell_offsets[terms[i].term + 1];
+        }
+        return cursors;
+    }
+
+    // Visits the windows of all blocks in which a term has a cell: window(first passage, window of the block). False if
+    // the budget ran out before the end.
+    template <class Window>
+    bool for_each_window(std::vector<Cursor>& cursors, Window&& window) {
+        for (uint32_t next = 0;;) {
+            uint32_t block = UINT32_MAX;
+            for (const Cursor& c : cursors) {
+                if (c.cell < c.cell_end) block = std::min<uint32_t>(block, postings_.cell_blocks[c.cell]);
+            }
+            if (block == UINT32_MAX) return true;
+            if (block < next) throw CorruptIndex("postings.cell_blocks: the blocks of a term do not ascend");
+            next = block + 1;
+            for (Cursor& c : cursors) {
+                c.active = c.cell < c.cell_end && postings_.cell_blocks[c.cell] == block;
+                if (!c.active) continue;
+                c.open = open_cell(postings_, c.held.term, c.cell++);
+                c.list_at = 0;
+                c.bitmaps_seen = 0;
+                c.next_bitmap = c.open.bitmaps;
+            }
+            for (uint32_t w = 0; w < kWindows; ++w) {
+                const uint64_t first = uint64_t{block} * kBlock + w * kWindow;
+                if (first >= postings_.n_passages()) break;
+                options_.stop.check();
+                if (late()) return false;
+                const auto last = std::min<uint64_t>(first + kWindow, postings_.n_passages());
+                if (documents_.any_allowed(static_cast<uint32_t>(first), static_cast<uint32_t>(last))) {
+                    work_.passages += last - first;
+                    window(static_cast<uint32_t>(first), static_cast<uint32_t>(last - first), w);
+                } else {
+                    for (Cursor& c : cursors) pass(c, w, [](const Bitmap&) {}, [&](uint32_t end) { return skip(c, end); });
+                }
+            }
         }
     }
 
-    void open_cursor(std::size_t term, int32_t weight) {
-        const uint64_t start = postings_.offsets[term];
-        const uint64_t end = postings_.offsets[term + 1];
-        if (start > end || end > postings_.n_postings) {
-            throw CorruptIndex("postings.offsets: term " + std::to_string(postings_.term_ids[term]) + " has range [" +
-                               std::to_string(start) + ", " + std::to_string(end) + ")");
-        }
-        if (start == end) return;
-        scratch_.cursors.push_back({start, end, weight});
-        scratch_.next.push_back(postings_.passages[start]);
-    }
-
-    // The nearest passage that a positive term has ahead.
-    uint32_t nearest() const {
-        uint32_t lowest = kExhausted;
-        for (std::size_t i = 0; i < n_positive_; ++i) lowest = std::min(lowest, scratch_.next[i]);
-        return lowest;
-    }
-
-    // Moves a cursor to its first posting at or after `passage`, by doubling steps.
-    void seek(std::size_t i, uint32_t passage) {
-        Cursor& cursor = scratch_.cursors[i];
-        const uint32_t* const passages = postings_.passages;
-        uint64_t low = cursor.pos;
-        uint64_t high = low;
-        for (uint64_t step = 1; high < cursor.end && passages[high] < passage; step *= 2) {
-            low = high + 1;
-            high = std::min(cursor.end, high + step);
-        }
-        cursor.pos = static_cast<uint64_t>(std::lower_bound(passages + low, passages + high, passage) - passages);
-        scratch_.next[i] = cursor.pos < cursor.end ? passages[cursor.pos] : kExhausted;
-    }
-
-    // If no document of the rest of this window may be returned, moves the positive terms to the next one that may.
-    bool skip_masked(uint32_t passage, uint32_t base) {
-        const std::size_t document = next_allowed(query_.mask, document_of_(passage), postings_.n_documents);
-        // Without one, past the end: every cursor runs out.
-        const uint32_t first = document == postings_.n_documents
-                                   ? kExhausted
-                                   : std::max(passage, postings_.passage_offsets[document]);
-        if (first - base < window_) return false;
-        for (std::size_t i = 0; i < n_positive_; ++i) {
-            if (scratch_.next[i] < first) seek(i, first);
-        }
-        return true;
-    }
-
-    // Adds up every term's postings within [base, base + window).
-    void accumulate(uint32_t base) {
-        const auto width = static_cast<uint32_t>(std::min<uint64_t>(window_, uint64_t{n_passages_} - base));
-        for (std::size_t i = 0; i < scratch_.cursors.size(); ++i) {
-            if (scratch_.next[i] < base) seek(i, base);  // a negative term that sat out some windows
-            if (scratch_.next[i] - base >= width) continue;
-            advance(i, base, width);
+    // Moves a cursor past a window: on_bitmap(bitmap), or on_list(end of the window's slots), which returns where in
+    // the list it stopped.
+    template <class OnBitmap, class OnList>
+    void pass(Cursor& c, uint32_t w, OnBitmap&& on_bitmap, OnList&& on_list) {
+        if (!c.active) return;
+        if ((c.open.dense >> w & 1) != 0) {
+            const Bitmap bitmap = bitmap_at(c.next_bitmap, load16(c.open.counts + 2 * c.bitmaps_seen++));
+            // Wrong masks could make loads run on by a window: near the end of the data they are counted first.
+            if (bitmap.impacts + kWindow + kPadding > postings_.data + postings_.n_bytes && !is_whole(bitmap)) {
+                throw_corrupt(postings_, c.held.term, "a bitmap contradicts its count");
+            }
+            c.next_bitmap = bitmap.end();
+            on_bitmap(bitmap);
+        } else if (c.list_at < c.open.n_list) {
+            c.list_at = on_list((w + 1) * kWindow);
         }
     }
 
-    void advance(std::size_t i, uint32_t base, uint32_t width) {
-        Cursor& cursor = scratch_.cursors[i];
-        const uint32_t* const passages = postings_.passages;
-        const uint8_t* const impacts = postings_.impacts;
-        int32_t* const sums = scratch_.sums;
-        // Unsigned arithmetic: a term that names one passage again and again may wrap, which must not be undefined.
-        const auto weight = static_cast<uint32_t>(cursor.weight);
-        const auto inside = static_cast<uint32_t>(window_ - 1);
-        const auto add = [&](uint64_t at) {
-            // The mask keeps the write inside the window whatever the file holds; that is why windows are powers of two.
-            int32_t& sum = sums[(passages[at] - base) & inside];
-            sum = static_cast<int32_t>(static_cast<uint32_t>(sum) + weight * impacts[at]);
-        };
-        uint64_t pos = cursor.pos;
-        // Ascending passages: if the fourth is inside, so are three before it.
-        for (; pos + 4 <= cursor.end && passages[pos + 3] - base < width; pos += 4) {
-            add(pos);
-            add(pos + 1);
-            add(pos + 2);
-            add(pos + 3);
-        }
-        for (; pos < cursor.end && passages[pos] - base < width; ++pos) add(pos);
-        cursor.pos = pos;
-        scratch_.next[i] = pos < cursor.end ? passages[pos] : kExhausted;
-        // Behind the window means not ascending. Ahead of it is where the search goes next, so it cannot loop.
-        if (scratch_.next[i] < base) throw CorruptIndex("postings.passages: passages of a term do not ascend");
+    static uint32_t skip(const Cursor& c, uint32_t end) {
+        uint32_t at = c.list_at;
+        while (at < c.open.n_list && load16(c.open.slots + 2 * at) < end) ++at;
+        return at;
     }
 
-    // Takes a passage above the threshold. Passages ascend, so those of one document follow each other, also from
-    // one window to the next.
-    void offer(uint32_t passage, int32_t score) {
-        if (score <= scratch_.top.threshold()) return;  // it rose since the scan
-        if (passage >= n_passages_) throw CorruptIndex("postings.passages: passages of a term do not ascend");
-        if (open_ && passage < postings_.passage_offsets[best_.id + 1]) {
-            if (score > best_.score) best_ = {score, best_.id, passage};  // equal: the lower passage stays
+    bool scan(const std::vector<HeldTerm>& terms, double unit, Candidates& candidates) {
+        const Kernels& kernels = kernels_of(options_.path);
+        std::vector<Cursor> cursors = open_cursors(terms, unit);
+        work_.terms = terms.size();
+        scratch_.dirty = true;
+        bool first_window = true;
+        scratch_.runs.clear();
+        scratch_.windows.clear();
+        const bool whole = for_each_window(cursors, [&](uint32_t first, uint32_t width, uint32_t w) {
+            scratch_.windows.push_back(first);
+            for (Cursor& c : cursors) {
+                Run& run = scratch_.runs.emplace_back();
+                pass(c, w,
+                     [&](const Bitmap& bitmap) {
+                         kernels.add_bitmap(scratch_.sums, bitmap, c.op);
+                         run = {bitmap.ranks, nullptr, bitmap.count};
+                     },
+                     [&](uint32_t end) {
+                         const uint32_t at = c.list_at;
+                         const uint32_t stop = kernels.add_list(scratch_.sums, c.open.slots, c.open.impacts, at,
+                                                                c.open.n_list, end, c.op);
+                         if (stop > at) run = {c.open.slots + 2 * at, c.open.impacts + at, stop - at};
+                         return stop;
+                     });
+                work_.postings += run.n;
+            }
+            const uint32_t groups = (width + kGroup - 1) / kGroup;
+            if (first_window) seed(kernels, candidates);
+            first_window = false;
+            const std::size_t n = kernels.collect(scratch_.sums, groups, static_cast<int16_t>(candidates.least()),
+                                                  documents_.window_words(first), scratch_.passages, scratch_.found);
+            if (groups < kGroups) std::fill_n(scratch_.sums + groups * kGroup, (kGroups - groups) * kGroup, int16_t{0});
+            for (std::size_t i = 0; i < n; ++i) {
+                const uint32_t passage = first + scratch_.passages[i];
+                if (scratch_.passages[i] >= width) continue;
+                if (documents_.masked() && !documents_.single() && !documents_.allows(documents_.of(passage))) continue;
+                candidates.add(scratch_.found[i], passage);
+            }
+            candidates.cut_if_full();
+        });
+        scratch_.dirty = false;
+        candidates.cut();
+        return whole;
+    }
+
+    // A first threshold from the first window, so that not all of it is collected: a lower bound of its want-th best
+    // sum. Where every passage is a document of its own that is one of the want-th best document.
+    void seed(const Kernels& kernels, Candidates& candidates) {
+        const std::size_t want = std::max(options_.k, options_.effort.pool);
+        if (!documents_.single() || documents_.masked()) return;
+        if (want <= kGroups / 2) {  // the maxima of the groups are different passages
+            int16_t maxima[kGroups];
+            kernels.group_maxima(scratch_.sums, maxima);
+            std::nth_element(maxima, maxima + want - 1, maxima + kGroups, std::greater<>());
+            candidates.raise(maxima[want - 1]);
             return;
         }
-        const uint32_t document = document_of_(passage);
-        if (!allowed(query_.mask, document)) return;
-        close_document();
-        best_ = {score, document, passage};
-        open_ = true;
+        constexpr int kBinBits = 6;
+        uint32_t counts[(1 << 15 >> kBinBits) + 1] = {};
+        for (const int16_t sum : scratch_.sums) ++counts[std::max<int>(sum, 0) >> kBinBits];
+        std::size_t above = 0;
+        for (int bin = 1 << 15 >> kBinBits; bin > 0; --bin) {
+            above += counts[bin];
+            if (above >= want) return candidates.raise(bin << kBinBits);
+        }
     }
 
-    void close_document() {
-        if (open_) scratch_.top.offer(best_);
-        open_ = false;
+    // All matches in 32 bits.
+    Hits wide() {
+        work_.mode = 2;
+        work_.terms = held_.size();
+        std::vector<Cursor> cursors = open_cursors(held_, 0);
+        Candidates candidates(options_.k, 0, std::max(0, options_.min_score) + 1, documents_);
+        int32_t* const sums = scratch_.wide;
+        scratch_.dirty = true;
+        const bool whole = for_each_window(cursors, [&](uint32_t first, uint32_t width, uint32_t w) {
+            for (Cursor& c : cursors) {
+                const auto weight = static_cast<uint32_t>(c.held.weight);
+                const auto add = [&](uint32_t slot, uint32_t impact) {
+                    int32_t& sum = sums[slot & (kWindow - 1)];
+                    sum = static_cast<int32_t>(static_cast<uint32_t>(sum) + weight * impact);
+                };
+                pass(c, w,
+                     [&](const Bitmap& bitmap) {
+                         const uint8_t* impact = bitmap.impacts;
+                         for (uint32_t g = 0; g < kGroups; ++g) {
+                             for (uint64_t bits = load64(bitmap.masks + 8 * g); bits != 0; bits &= bits - 1) {
+                                 add(g * kGroup + slot_of(static_cast<uint32_t>(std::countr_zero(bits))), *impact++);
+                             }
+                         }
+                         work_.postings += bitmap.count;
+                     },
+                     [&](uint32_t end) {
+                         uint32_t at = c.list_at;
+                         for (; at < c.open.n_list && load16(c.open.slots + 2 * at) < end; ++at) {
+                             add(load16(c.open.slots + 2 * at), c.open.impacts[at]);
+                         }
+                         work_.postings += at - c.list_at;
+                         return at;
+                     });
+            }
+            for (uint32_t p = 0; p < width; ++p) {
+                const int32_t score = sums[slot_of(p)];
+                if (score >= candidates.least() && documents_.allows(documents_.of(first + p))) candidates.add(score, first + p);
+            }
+            std::fill_n(sums, kWindow, 0);
+            candidates.cut_if_full();
+        });
+        scratch_.dirty = false;
+        if (!whole) return cut_short();
+        candidates.cut();
+        sort_by_passage(candidates.items());
+        return best_documents(candidates.items());
     }
 
-    Scratch& scratch_;  // looked up once: every use of a thread_local in a shared library is a call
+    // Exact scores of what a scan found: by the runs of the scanned terms, and by random access for the others.
+    void rescore(const std::vector<HeldTerm>& scanned, std::vector<Candidate>& candidates) {
+        sort_by_passage(candidates);
+        std::vector<int32_t> rest(candidates.size(), 0);
+        if (scanned.size() < held_.size()) {
+            std::vector<HeldTerm> others;
+            std::set_difference(held_.begin(), held_.end(), scanned.begin(), scanned.end(), std::back_inserter(others),
+                                [](const HeldTerm& a, const HeldTerm& b) { return a.term < b.term; });
+            score_postings(postings_, others, passages_.data(), passages_.size(), rest.data());
+        }
+        std::size_t window = 0;
+        for (std::size_t i = 0; i < candidates.size(); ++i) {
+            const uint32_t first = candidates[i].passage / kWindow * kWindow;
+            while (window < scratch_.windows.size() && scratch_.windows[window] != first) ++window;
+            if (window == scratch_.windows.size()) throw CorruptIndex("postings.cell_blocks: blocks do not ascend");
+            candidates[i].score = rest[i] + score_runs(scratch_.runs.data() + window * scanned.size(), scanned.data(),
+                                                       scanned.size(), candidates[i].passage % kBlock);
+        }
+        work_.rescored += candidates.size();
+    }
+
+    void sort_by_passage(std::vector<Candidate>& candidates) {
+        std::sort(candidates.begin(), candidates.end(), [](auto& a, auto& b) { return a.passage < b.passage; });
+        passages_.clear();
+        for (const Candidate& candidate : candidates) passages_.push_back(candidate.passage);
+    }
+
+    // The best passage of each document, the k best documents. Candidates ascend by passage, their scores are exact.
+    Hits best_documents(const std::vector<Candidate>& candidates) const {
+        Hits best;
+        for (const Candidate& candidate : candidates) {
+            if (candidate.score <= std::max(0, options_.min_score)) continue;
+            const uint32_t document = documents_.of(candidate.passage);
+            if (!best.empty() && best.back().id == document) {  // ascending passages: the first of equals stays
+                if (candidate.score > best.back().score) best.back() = {candidate.score, document, candidate.passage};
+            } else {
+                best.push_back({candidate.score, document, candidate.passage});
+            }
+        }
+        const auto better = [](const auto& a, const auto& b) { return a.better_than(b); };
+        if (best.size() > options_.k) {
+            std::nth_element(best.begin(), best.begin() + static_cast<std::ptrdiff_t>(options_.k), best.end(), better);
+            best.resize(options_.k);
+        }
+        std::sort(best.begin(), best.end(), better);
+        return best;
+    }
+
     const Postings& postings_;
-    const Query& query_;
     const SearchOptions& options_;
-    const uint32_t n_passages_;
-    const std::size_t window_;
-    DocumentOf document_of_;
-    std::size_t n_positive_ = 0;
-    Scored<int32_t> best_{};  // the document whose passages are passing by
-    bool open_ = false;
+    Work& work_;
+    Documents documents_;
+    std::vector<HeldTerm> held_;
+    Scratch& scratch_;
+    Clock::time_point began_;
+    std::vector<uint32_t> passages_;  // of the candidates that are being scored
 };
 
 }  // namespace
 
-Hits topk_documents(const Postings& postings, const Query& query, const SearchOptions& options) {
-    return Search(postings, query, options).run();
+Hits topk_documents(const Postings& postings, const Query& query, const SearchOptions& options, Work& work) {
+    return Search(postings, query, options, work).run();
 }
 
 }  // namespace sparsight

@@ -82,6 +82,34 @@ EDIT_OP_EXCLUDE: EditOp.ValueType  # 5
 """Drops documents whose activation is at least `strength`."""
 Global___EditOp: _TypeAlias = EditOp  # noqa: Y015
 
+class _SearchMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SearchModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SearchMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SEARCH_MODE_UNSPECIFIED: _SearchMode.ValueType  # 0
+    """Not known."""
+    SEARCH_MODE_EXACT: _SearchMode.ValueType  # 1
+    """The same documents as scoring all of them."""
+    SEARCH_MODE_APPROXIMATE: _SearchMode.ValueType  # 2
+    """Some of the best documents may have been missed."""
+    SEARCH_MODE_CUT: _SearchMode.ValueType  # 3
+    """The time budget ended before everything was looked at."""
+
+class SearchMode(_SearchMode, metaclass=_SearchModeEnumTypeWrapper):
+    """How a retriever searched."""
+
+SEARCH_MODE_UNSPECIFIED: SearchMode.ValueType  # 0
+"""Not known."""
+SEARCH_MODE_EXACT: SearchMode.ValueType  # 1
+"""The same documents as scoring all of them."""
+SEARCH_MODE_APPROXIMATE: SearchMode.ValueType  # 2
+"""Some of the best documents may have been missed."""
+SEARCH_MODE_CUT: SearchMode.ValueType  # 3
+"""The time budget ended before everything was looked at."""
+Global___SearchMode: _TypeAlias = SearchMode  # noqa: Y015
+
 @_typing.final
 class Query(_message.Message):
     """A whole search."""
@@ -97,6 +125,8 @@ class Query(_message.Message):
     MIN_SCORE_FIELD_NUMBER: _builtins.int
     EXPLAIN_FIELD_NUMBER: _builtins.int
     INCLUDE_FIELD_NUMBER: _builtins.int
+    EFFORT_FIELD_NUMBER: _builtins.int
+    OVERLAPS_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """Used by every retriever that brings nothing of its own. Empty: all retrievers bring theirs."""
     filter: _builtins.str
@@ -123,6 +153,14 @@ class Query(_message.Message):
     def include(self) -> _documents_pb2.DocumentMask:
         """Parts of the documents to return. Absent: title, text, metadata and passage."""
 
+    @_builtins.property
+    def effort(self) -> Global___Effort:
+        """How much may be left out for speed. Absent: nothing; the search is exact."""
+
+    @_builtins.property
+    def overlaps(self) -> _containers.RepeatedCompositeFieldContainer[Global___Overlap]:
+        """Filters by features, at most 16, all of which must hold. Empty: none."""
+
     def __init__(
         self,
         *,
@@ -135,10 +173,12 @@ class Query(_message.Message):
         min_score: _builtins.float | None = ...,
         explain: _builtins.bool = ...,
         include: _documents_pb2.DocumentMask | None = ...,
+        effort: Global___Effort | None = ...,
+        overlaps: _abc.Iterable[Global___Overlap] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_k", b"_k", "_min_score", b"_min_score", "fusion", b"fusion", "include", b"include", "k", b"k", "min_score", b"min_score"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_k", b"_k", "_min_score", b"_min_score", "effort", b"effort", "fusion", b"fusion", "include", b"include", "k", b"k", "min_score", b"min_score"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_k", b"_k", "_min_score", b"_min_score", "edits", b"edits", "explain", b"explain", "filter", b"filter", "fusion", b"fusion", "include", b"include", "k", b"k", "min_score", b"min_score", "retrievers", b"retrievers", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_k", b"_k", "_min_score", b"_min_score", "edits", b"edits", "effort", b"effort", "explain", b"explain", "filter", b"filter", "fusion", b"fusion", "include", b"include", "k", b"k", "min_score", b"min_score", "overlaps", b"overlaps", "retrievers", b"retrievers", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__k: _TypeAlias = _typing.Literal["k"]  # noqa: Y015
     _WhichOneofArgType__k: _TypeAlias = _typing.Literal["_k", b"_k"]  # noqa: Y015
@@ -150,6 +190,82 @@ class Query(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__min_score) -> _WhichOneofReturnType__min_score | None: ...
 
 Global___Query: _TypeAlias = Query  # noqa: Y015
+
+@_typing.final
+class Effort(_message.Message):
+    """How much a search may leave out for speed. Scores are exact in any case: documents may be missed, not misjudged. Dense
+    fields ignore it, and documents that are not in a segment yet are always scored exactly.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECALL_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    recall: _builtins.float
+    """Share of the exact top k to be found on average, above 0.5 and at most 1, by a calibration on other data; a result
+    that looks doubtful is replaced by the exact one where budgets allow. Absent: 1. One: exact. Zero: refused.
+    """
+    seconds: _builtins.float
+    """Budget of each retriever for its scan, in seconds, up to 3,600. Zero: none."""
+    documents: _builtins.int
+    """Budget of documents that each retriever scores with all terms, up to 1,000,000; k are scored in each segment at
+    least. Zero: none.
+    """
+    def __init__(
+        self,
+        *,
+        recall: _builtins.float | None = ...,
+        seconds: _builtins.float = ...,
+        documents: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_recall", b"_recall", "recall", b"recall"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_recall", b"_recall", "documents", b"documents", "recall", b"recall", "seconds", b"seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__recall: _TypeAlias = _typing.Literal["recall"]  # noqa: Y015
+    _WhichOneofArgType__recall: _TypeAlias = _typing.Literal["_recall", b"_recall"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__recall) -> _WhichOneofReturnType__recall | None: ...
+
+Global___Effort: _TypeAlias = Effort  # noqa: Y015
+
+@_typing.final
+class Overlap(_message.Message):
+    """Keeps documents that have enough of some features. Different features may stand in different passages."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FEATURES_FIELD_NUMBER: _builtins.int
+    AT_LEAST_FIELD_NUMBER: _builtins.int
+    STRENGTH_FIELD_NUMBER: _builtins.int
+    FIELD_FIELD_NUMBER: _builtins.int
+    at_least: _builtins.int
+    """Features that a document must have, 1 to their number. Absent: 1. Zero: refused."""
+    strength: _builtins.float
+    """Strength that each must have to count; 1 is the 90 % quantile of its own positive activations. Zero: active at all."""
+    field: _builtins.str
+    """Name of the SAE field. Empty: the collection's only one."""
+    @_builtins.property
+    def features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Indices of features, 1 to 256, all different. Empty: refused."""
+
+    def __init__(
+        self,
+        *,
+        features: _abc.Iterable[_builtins.int] | None = ...,
+        at_least: _builtins.int | None = ...,
+        strength: _builtins.float = ...,
+        field: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_at_least", b"_at_least", "at_least", b"at_least"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_at_least", b"_at_least", "at_least", b"at_least", "features", b"features", "field", b"field", "strength", b"strength"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__at_least: _TypeAlias = _typing.Literal["at_least"]  # noqa: Y015
+    _WhichOneofArgType__at_least: _TypeAlias = _typing.Literal["_at_least", b"_at_least"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__at_least) -> _WhichOneofReturnType__at_least | None: ...
+
+Global___Overlap: _TypeAlias = Overlap  # noqa: Y015
 
 @_typing.final
 class Retriever(_message.Message):
@@ -281,6 +397,7 @@ class SearchResult(_message.Message):
     EXACT_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
+    WORK_FIELD_NUMBER: _builtins.int
     generation: _builtins.int
     """State of the collection that answered. Zero: never written."""
     exact: _builtins.bool
@@ -297,6 +414,10 @@ class SearchResult(_message.Message):
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Things worth knowing that are no error, for people. Empty: none."""
 
+    @_builtins.property
+    def work(self) -> _containers.RepeatedCompositeFieldContainer[Global___RetrieverWork]:
+        """What each retriever did, in their order."""
+
     def __init__(
         self,
         *,
@@ -305,14 +426,57 @@ class SearchResult(_message.Message):
         exact: _builtins.bool = ...,
         timings: Global___Timings | None = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
+        work: _abc.Iterable[Global___RetrieverWork] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["exact", b"exact", "generation", b"generation", "hits", b"hits", "timings", b"timings", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exact", b"exact", "generation", b"generation", "hits", b"hits", "timings", b"timings", "warnings", b"warnings", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SearchResult: _TypeAlias = SearchResult  # noqa: Y015
+
+@_typing.final
+class RetrieverWork(_message.Message):
+    """What one retriever did, over all segments and the documents that are in none yet."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    TERMS_FIELD_NUMBER: _builtins.int
+    POSTINGS_FIELD_NUMBER: _builtins.int
+    PASSAGES_FIELD_NUMBER: _builtins.int
+    RESCORED_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    """Name of the field."""
+    mode: Global___SearchMode.ValueType
+    """How it searched."""
+    terms: _builtins.int
+    """Query terms that were scanned, in the segment with the most of them. Zero: no scan, or the field is dense."""
+    postings: _builtins.int
+    """Postings added up, those of a scan that was repeated too. Zero: no scan, or the field is dense."""
+    passages: _builtins.int
+    """Passages in the windows visited, likewise; of a dense field all that are there."""
+    rescored: _builtins.int
+    """Passages that were scored one by one with all terms."""
+    def __init__(
+        self,
+        *,
+        field: _builtins.str = ...,
+        mode: Global___SearchMode.ValueType = ...,
+        terms: _builtins.int = ...,
+        postings: _builtins.int = ...,
+        passages: _builtins.int = ...,
+        rescored: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "mode", b"mode", "passages", b"passages", "postings", b"postings", "rescored", b"rescored", "terms", b"terms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetrieverWork: _TypeAlias = RetrieverWork  # noqa: Y015
 
 @_typing.final
 class Hit(_message.Message):
