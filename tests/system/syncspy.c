@@ -39,7 +39,8 @@ static size_t root_length;
 static int log_fd = -1;
 static atomic_long countdown; /* operations until the failure; 0 is none */
 static atomic_long seen;      /* operations since armed */
-static int fail_errno, fail_exit, fail_tear, fail_sticky;
+static int fail_errno, fail_exit, fail_tear, fail_short, fail_sticky;
+static atomic_long disturbed; /* operations that failed or stopped short since armed */
 static atomic_int failing; /* a sticky failure has begun */
 
 static long long now(void)
@@ -55,7 +56,11 @@ void syncspy_arm(long n, const char *mode)
     atomic_store(&countdown, 0);
     atomic_store(&failing, 0);
     atomic_store(&seen, 0);
+    if (n) {
+        atomic_store(&disturbed, 0);
+    }
     fail_tear = !strcmp(mode, "tear");
+    fail_short = !strncmp(mode, "short", 5);
     fail_exit = fail_tear || !strcmp(mode, "exit");
     fail_errno = fail_exit ? 0 : atoi(mode);
     fail_sticky = strchr(mode, '+') != NULL;
@@ -64,6 +69,9 @@ void syncspy_arm(long n, const char *mode)
 
 /* Operations that changed files since armed. */
 long syncspy_seen(void) { return atomic_load(&seen); }
+
+/* Operations that failed or stopped short since armed last with n > 0. */
+long syncspy_disturbed(void) { return atomic_load(&disturbed); }
 
 /* Record to a file from now on. */
 void syncspy_log(const char *file) { log_fd = open(file, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644); }
@@ -123,15 +131,17 @@ static void record(long long start, const char *call, long result, size_t bytes,
 
 enum kind { WRITES, SYNCS, REMOVES };
 
+enum half { WHOLE, TORN, SHORT };
+
 /* Whether this operation is to fail; errno is set. In exit mode it does not return. */
-static int fails(enum kind kind, int *tear)
+static int fails(enum kind kind, enum half *half)
 {
     atomic_fetch_add(&seen, 1);
     int hit = 0;
     if (atomic_load(&countdown) > 0 && atomic_fetch_sub(&countdown, 1) == 1) {
         hit = 1;
-        if (fail_tear && tear) {
-            *tear = 1;
+        if (fail_tear && half) {
+            *half = TORN;
             return 0;
         }
         if (fail_exit) {
@@ -144,7 +154,15 @@ static int fails(enum kind kind, int *tear)
     if (hit && fail_errno == ENOSPC && kind != WRITES) {
         hit = 0;
     }
+    if (hit && fail_short) {
+        if (half) {
+            *half = SHORT;
+            atomic_fetch_add(&disturbed, 1);
+        }
+        return 0;
+    }
     if (hit) {
+        atomic_fetch_add(&disturbed, 1);
         errno = fail_errno;
     }
     return hit;
@@ -161,9 +179,9 @@ static int fails(enum kind kind, int *tear)
     if (!path_of(fd, path)) { \
         return real; \
     } \
-    int tear = 0; \
+    enum half half = WHOLE; \
     long long start = now(); \
-    if (fails(kind, torn ? &tear : NULL)) { \
+    if (fails(kind, torn ? &half : NULL)) { \
         record(start, call, -1, bytes, path, ""); \
         return -1; \
     }
@@ -172,8 +190,8 @@ ssize_t write(int fd, const void *data, size_t count)
 {
     NEXT(write)
     ON_FILE("write", WRITES, count, next(fd, data, count), 1)
-    ssize_t result = next(fd, data, tear ? count / 2 : count);
-    if (tear) {
+    ssize_t result = next(fd, data, half == WHOLE ? count : (count + 1) / 2);
+    if (half == TORN) {
         _exit(77);
     }
     record(start, "write", result, count, path, "");
@@ -185,8 +203,8 @@ ssize_t write(int fd, const void *data, size_t count)
     { \
         NEXT(name) \
         ON_FILE("pwrite", WRITES, count, next(fd, data, count, offset), 1) \
-        ssize_t result = next(fd, data, tear ? count / 2 : count, offset); \
-        if (tear) { \
+        ssize_t result = next(fd, data, half == WHOLE ? count : (count + 1) / 2, offset); \
+        if (half == TORN) { \
             _exit(77); \
         } \
         record(start, "pwrite", result, count, path, ""); \
