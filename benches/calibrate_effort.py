@@ -66,7 +66,7 @@ def measure(path: Path, ks: list[int], n_queries: int) -> list[dict[str, float |
                 row = {
                     "workload": path.stem, "k": k, "mass": mass, "pool": effort.pool, "deviations": deviations,
                     "recall": round(float(np.mean(list(map(recall, found, exact)))), 5),
-                    "repeated": round(float(np.mean([one.work.mode.startswith("exact") for one in found])), 4),
+                    "ended_exact": round(float(np.mean([one.work.mode.startswith("exact") for one in found])), 4),
                     "p50_us": round(float(np.median(spent)) / 1e3, 1),
                     "p99_us": round(float(np.quantile(spent, 0.99)) / 1e3, 1),
                 }  # fmt: skip

@@ -99,7 +99,8 @@ class Catalog:
             yield
         except sqlite3.DatabaseError as error:
             name = getattr(error, "sqlite_errorname", "")
-            if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+            # A missing table is damage too: all are made in one transaction.
+            if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or "no such table" in str(error):
                 raise CorruptIndexError(f"{self.path}: {error} ({name})", path=self.path) from error
             if name.startswith("SQLITE_FULL"):
                 raise StorageFullError(
@@ -107,12 +108,13 @@ class Catalog:
                 ) from error
             raise StorageError(f"{self.path}: {error} ({name})", path=self.path) from error
 
-    def _checked(self, crc: int, *values: Any) -> None:
+    def _checked(self, crc: Any, *values: Any) -> None:
         found = _crc(*values)
         if found != crc:
             table, key = values[:2]
+            expected = f"{crc:08x}" if isinstance(crc, int) else repr(crc)  # a damaged file may hold anything
             raise CorruptIndexError(
-                f"{self.path}: row {key!r:.100} of table {table}: checksum expected {crc:08x}, found {found:08x}",
+                f"{self.path}: row {key!r:.100} of table {table}: checksum expected {expected}, found {found:08x}",
                 path=self.path,
                 table=table,
                 key=key,
