@@ -20,7 +20,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("damage", ["UPDATE meta SET crc = NULL", "UPDATE meta SET crc = 'x'", "DROP TABLE meta"])
+@pytest.mark.parametrize("damage", ["UPDATE meta SET crc = X'00'", "UPDATE meta SET crc = 'x'", "DROP TABLE meta"])
 def test_damaged_meta_rows_and_tables(folder: Path, damage: str) -> None:
     with sqlite3.connect(folder / "c" / "catalog.db") as connection:
         connection.execute(damage)

@@ -107,6 +107,18 @@ def test_a_bitmap_of_an_impossible_number_of_postings(good, cells, path, count):
 
 
 @pytest.mark.parametrize("path", PATHS)
+def test_bitmaps_that_say_they_are_longer_than_the_cell(good, cells, path):
+    """Each number is possible, together they are more than the term's bytes, and more than the data."""
+    assert good.data[cells[8] : cells[8] + 4].tolist() == [0, 0, 255, 0]
+    counts = np.frombuffer(np.full(8, WINDOW, "<u2").tobytes(), np.uint8)
+    postings = damaged(good, data=changed(good.data, slice(cells[8] + 4, cells[8] + 20), counts))
+    with pytest.raises(CorruptIndexError):
+        topk_documents(postings, TERMS, WEIGHTS, 5, path=path)
+    with pytest.raises(CorruptIndexError):
+        score_postings(postings, TERMS, WEIGHTS, np.arange(good.n_passages, dtype=np.uint32))
+
+
+@pytest.mark.parametrize("path", PATHS)
 def test_passages_of_no_document(postings_of, path):
     """Postings, and fewer passages than they speak of: none, or as many as the first block does not reach."""
     full = postings_of([{term: 9 for term in range(5)}] * 3, [1, 1, 1])
