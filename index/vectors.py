@@ -29,6 +29,7 @@ from sparsight.errors import InvalidQueryError, InvalidVectorError
 from sparsight.index.parts import ImpactQuery
 from sparsight.index.rows import SparseRow
 from sparsight.index.schema import MAX_TERM, FieldSchema
+from sparsight.kernels import quantise_weights
 from sparsight.types import SparseVector
 
 if TYPE_CHECKING:
@@ -269,11 +270,5 @@ def quantise_query(terms: NDArray[np.uint32], weights: NDArray[np.float64], plac
     """
     if len(terms) > MAX_QUERY_WEIGHTS:
         raise InvalidQueryError(f"a query has at most {MAX_QUERY_WEIGHTS} weights; got {len(terms)}", field=place)
-    largest = float(np.abs(weights).max()) if len(weights) else 0.0
-    if largest == 0.0:
-        return ImpactQuery(terms[:0], np.empty(0, np.int16), 0.0)
-    room = (2**31 - 1) / 255 - len(terms)  # rounding adds at most 1/2 a term
-    unit = max(largest / 32_767, float(np.abs(weights).sum()) / room)
-    levels = np.rint(weights / unit).astype(np.int16)
-    kept = levels != 0
-    return ImpactQuery(np.ascontiguousarray(terms[kept]), np.ascontiguousarray(levels[kept]), unit)
+    levels = np.ascontiguousarray(weights, np.float64)
+    return ImpactQuery(*quantise_weights(np.ascontiguousarray(terms, np.uint32), levels))

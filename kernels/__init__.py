@@ -10,7 +10,7 @@ from __future__ import annotations
 from sparsight.kernels.dots import score_passages, sparse_dot_dense, sparse_dot_sparse
 from sparsight.kernels.encode import topk_encode
 from sparsight.kernels.paths import available_paths, default_path
-from sparsight.kernels.search import score_postings, topk_documents, topk_documents_batch
+from sparsight.kernels.search import quantise_weights, score_postings, topk_documents, topk_documents_batch
 from sparsight.kernels.types import EXACT, CancelFlag, Effort, Forward, Postings, TopK, Work
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "Work",
     "available_paths",
     "default_path",
+    "quantise_weights",
     "score_passages",
     "score_postings",
     "sparse_dot_dense",

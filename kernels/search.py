@@ -17,7 +17,7 @@ from sparsight.kernels.cpu import _native
 from sparsight.kernels.paths import resolve_path
 from sparsight.kernels.types import EXACT, MODES, CancelFlag, Effort, Postings, TopK, Work, require_array
 
-__all__ = ["SparseQuery", "check_query", "score_postings", "topk_documents", "topk_documents_batch"]
+__all__ = ["SparseQuery", "check_query", "quantise_weights", "score_postings", "topk_documents", "topk_documents_batch"]
 
 SparseQuery: TypeAlias = tuple[NDArray[np.uint32], NDArray[np.int16]]
 Mask: TypeAlias = NDArray[np.uint64]
@@ -164,6 +164,34 @@ def _search(
     ]
 
 
+def quantise_weights(
+    terms: NDArray[np.uint32], weights: NDArray[np.float64]
+) -> tuple[NDArray[np.uint32], NDArray[np.int16], float]:
+    """Signed 16-bit levels of finite query weights, and the unit that turns integer scores back.
+
+    Parameters
+    ----------
+    terms : uint32, shape (Q,)
+    weights : float64, shape (Q,)
+        What one impact level of each term is worth.
+
+    Returns
+    -------
+    terms, levels, unit
+        Without the terms whose level is 0. ``level = round_half_even(weight / unit)``; the largest becomes 32,767, less
+        where a score could otherwise leave int32 (:func:`check_query`). All weights 0: empty, and unit 0.
+
+    Raises
+    ------
+    ShapeError
+        On a wrong dtype, layout or length.
+    """
+    require_array(terms, "terms", np.uint32, (None,))
+    require_array(weights, "weights", np.float64, (len(terms),))
+    made: tuple[NDArray[np.uint32], NDArray[np.int16], float] = _native.quantise_weights(terms, weights)
+    return made
+
+
 def score_postings(
     postings: Postings, terms: NDArray[np.uint32], weights: NDArray[np.int16], passages: NDArray[np.uint32]
 ) -> NDArray[np.int32]:
@@ -198,6 +226,8 @@ def score_postings(
 
 
 def _check_effort(effort: Effort) -> None:
+    if effort is EXACT:
+        return
     for name, good in (("mass", 0 < effort.mass <= 1), ("pool", effort.pool >= 0), ("budget_ns", effort.budget_ns >= 0),
                        ("deviations", effort.deviations == effort.deviations)):  # fmt: skip
         if not good:

@@ -22,6 +22,9 @@ class Postings:
         single: bool,
     ) -> None: ...
 
+def quantise_weights(
+    terms: NDArray[np.uint32], weights: NDArray[np.float64]
+) -> tuple[NDArray[np.uint32], NDArray[np.int16], float]: ...
 def is_sound(terms: NDArray[np.uint32], weights: NDArray[np.int16]) -> bool: ...
 def build_postings(
     indptr: NDArray[np.uint64], term_ids: NDArray[np.uint32], impacts: NDArray[np.uint8], threads: int

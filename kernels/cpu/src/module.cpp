@@ -6,6 +6,8 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <optional>
 #include <stdexcept>
@@ -134,6 +136,34 @@ bool is_sound(In<uint32_t> terms, In<int16_t> weights) {
     return total * 255 <= INT32_MAX;
 }
 
+// Signed 16-bit levels of query weights, those of 0 left out: sparsight.kernels.quantise_weights.
+nb::tuple bind_quantise_weights(In<uint32_t> terms, In<double> weights) {
+    double largest = 0;
+    double total = 0;
+    const std::size_t n = terms.shape(0);
+    for (std::size_t i = 0; i < n; ++i) {
+        largest = std::max(largest, std::abs(weights.data()[i]));
+        total += std::abs(weights.data()[i]);
+    }
+    std::vector<uint32_t> kept;
+    std::vector<int16_t> levels;
+    double unit = 0;
+    if (largest > 0) {
+        const double room = double(INT32_MAX) / 255 - double(n);  // rounding adds at most 1/2 a term
+        unit = std::max(largest / 32'767, total / room);
+        kept.reserve(n);
+        levels.reserve(n);
+        for (std::size_t i = 0; i < n; ++i) {
+            const auto level = static_cast<int16_t>(std::nearbyint(weights.data()[i] / unit));  // half to even
+            if (level == 0) continue;
+            kept.push_back(terms.data()[i]);
+            levels.push_back(level);
+        }
+    }
+    const std::size_t count = kept.size();
+    return nb::make_tuple(own(std::move(kept), {count}), own(std::move(levels), {count}), unit);
+}
+
 // One search for every query; single queries are batches of one, which never start a thread.
 nb::tuple bind_topk_documents(const PostingsHandle& postings, In<uint32_t> terms, In<int16_t> weights,
                               In<uint64_t> starts, std::vector<std::optional<In<uint64_t>>> masks, std::size_t k,
@@ -258,6 +288,7 @@ NB_MODULE(_native, m) {
              "term_ids"_a.noconvert(), "frequencies"_a.noconvert(), "max_impacts"_a.noconvert(),
              "cell_offsets"_a.noconvert(), "byte_offsets"_a.noconvert(), "cell_blocks"_a.noconvert(),
              "cell_bytes"_a.noconvert(), "data"_a.noconvert(), "passage_offsets"_a.noconvert(), "single"_a);
+    m.def("quantise_weights", &bind_quantise_weights, "terms"_a.noconvert(), "weights"_a.noconvert());
     m.def("is_sound", &is_sound, "terms"_a.noconvert(), "weights"_a.noconvert());
     m.def("build_postings", &bind_build_postings, "indptr"_a.noconvert(), "term_ids"_a.noconvert(),
           "impacts"_a.noconvert(), "threads"_a);
