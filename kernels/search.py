@@ -85,6 +85,8 @@ def topk_documents(
     O(Q * P / 64) vector operations for dense terms, O(postings) for rare ones; see ``cpu/src/topk_documents.hpp``.
     """
     check_query(terms, weights)
+    if mask is not None:
+        _check_mask(mask, postings, "mask")
     starts = np.array([0, len(terms)], np.uint64)
     return _search(postings, terms, weights, starts, k, mask, min_score, effort, cancel, 1, path)[0]
 

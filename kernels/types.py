@@ -205,8 +205,13 @@ class Postings:
         ------
         ShapeError
             On a wrong dtype, layout or length.
+        InvalidArgumentError
+            If a row repeats a term.
         """
         Forward(indptr, term_ids, impacts)  # the same checks
+        require_array(passage_offsets, "passage_offsets", np.uint32, (None,))
+        _require_offsets(passage_offsets, "passage_offsets")
+        _require_end(passage_offsets, "passage_offsets", len(indptr) - 1, "the rows")
         if len(indptr) > 1 and (indptr[1:] < indptr[:-1]).any():
             raise ShapeError("indptr: expected ascending offsets", field="indptr")
         made = _native.build_postings(indptr, term_ids, impacts, threads or len(os.sched_getaffinity(0)))
@@ -401,7 +406,8 @@ class TopK:
     documents : int32, shape (n,)
         n <= k.
     scores : int32, shape (n,)
-        Score of the document's best passage: the sum of query weight times impact, exact.
+        Score of the document's best passage: the sum of query weight times impact, exact. (An approximate search may
+        take another passage of the document for the best.)
     passages : uint32, shape (n,)
         That passage; among equals the lowest.
     path : str

@@ -247,7 +247,7 @@ private:
         rescore(strongest, scored);
         hits = best_documents(scored);
         if (effort.deviations < 0 || !whole) return true;
-        if (hits.size() < options_.k) return false;
+        if (hits.size() < options_.k || scored.size() < 2) return false;  // nothing to judge gains by
         double sum = 0, squares = 0, rest = 0;
         const double n = double(scored.size());
         for (std::size_t i = 0; i < scored.size(); ++i) {
