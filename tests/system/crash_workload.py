@@ -121,7 +121,11 @@ class ServerProcess:
             self.kill()
             raise Violation("no_start", f"the server did not start (exit {self.process.returncode}); its log: "
                             + Path(self._log.name).read_text(errors="replace")[-2000:])
-        return str(json.loads(line)["target"])
+        answer = json.loads(line)
+        if "target" not in answer:  # it says why it does not start
+            self.kill()
+            raise Violation("no_start", f"the server refused to start: {line.decode(errors='replace').strip()}")
+        return str(answer["target"])
 
     def kill(self) -> None:
         """SIGKILL; returns once the process is gone."""
