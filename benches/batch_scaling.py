@@ -2,7 +2,7 @@
 
 ``python -m benches.batch_scaling`` generates SPLADE-like vectors (or takes ``--vectors FILE.npz``), searches 1,000
 queries with 1, 2, 4, … threads, exact and at recall 0.99, and samples of the documents with one. Writes
-``results/batch.json``.
+``results/batch.json``, and the growth as a plot beside it; ``--plot-only`` draws what is there.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import tempfile
 import time
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -32,7 +33,10 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "batch.json")
+    parser.add_argument("--plot-only", action="store_true")
     args = parser.parse_args()
+    if args.plot_only:
+        return plot(json.loads(args.out.read_text()), args.out.with_suffix(".svg"))
     with tempfile.TemporaryDirectory() as folder:
         path = args.vectors or Path(folder) / "generated_splade.npz"
         if not args.vectors:
@@ -69,6 +73,27 @@ def main() -> None:
                 })  # fmt: skip
                 print(rows[-1], flush=True)
     args.out.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
+    plot(rows, args.out.with_suffix(".svg"))
+
+
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """Time of a search against documents, one thread, both axes logarithmic, with the fitted slopes."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "sparsight"  # equal rows, equal files
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
+    for recall, label in ((1.0, "exact"), (0.99, "recall 0.99")):
+        points = [(row["documents"], row["mean_us"]) for row in rows if row["threads"] == 1 and row["recall"] == recall]
+        sizes, times = np.array(sorted(points), float).T
+        slope = np.polyfit(np.log(sizes), np.log(times), 1)[0]
+        axes.loglog(sizes, times, "o-", label=f"{label}: N^{slope:.2f}")
+    axes.set(xlabel="documents", ylabel="mean µs a query", title=f"{rows[0]['workload']}, k = {rows[0]['k']}, one thread")
+    axes.grid(True, which="both", alpha=0.3)
+    axes.legend()
+    figure.savefig(path, metadata={"Date": None})
 
 
 def measure(postings: Postings, queries: list[SparseQuery], effort: Effort, threads: int, rounds: int) -> float:
