@@ -90,7 +90,8 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
         sizes, times = np.array(sorted(points), float).T
         slope = np.polyfit(np.log(sizes), np.log(times), 1)[0]
         axes.loglog(sizes, times, "o-", label=f"{label}: N^{slope:.2f}")
-    axes.set(xlabel="documents", ylabel="mean µs a query", title=f"{rows[0]['workload']}, k = {rows[0]['k']}, one thread")
+    title = f"{rows[0]['workload']}, k = {rows[0]['k']}, one thread"
+    axes.set(xlabel="documents", ylabel="mean µs a query", title=title)
     axes.grid(True, which="both", alpha=0.3)
     axes.legend()
     figure.savefig(path, metadata={"Date": None})
