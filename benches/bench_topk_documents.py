@@ -29,24 +29,22 @@ def make_postings(n_passages: int, terms_per_passage: int, vocabulary: int, rng:
     terms = rng.choice(vocabulary, (n_passages, terms_per_passage), p=share / share.sum()).ravel()
     passages = np.repeat(np.arange(n_passages), terms_per_passage)
     impacts = np.minimum(255, rng.gamma(1.5, 30, len(terms)).astype(int) + 1)
-    by_term = sparse.coo_matrix((impacts, (terms, passages)), (vocabulary, n_passages)).tocsr()
-    return Postings(
-        np.arange(vocabulary, dtype=np.uint32),
-        by_term.indptr.astype(np.uint64),
-        by_term.indices.astype(np.uint32),
-        np.minimum(by_term.data, 255).astype(np.uint8),
+    rows = sparse.coo_matrix((impacts, (passages, terms)), (n_passages, vocabulary)).tocsr()
+    return Postings.from_rows(
+        rows.indptr.astype(np.uint64),
+        rows.indices.astype(np.uint32),
+        np.minimum(rows.data, 255).astype(np.uint8),
         np.arange(n_passages + 1, dtype=np.uint32),
     )
 
 
 def make_queries(n: int, length: int, postings: Postings, rng: np.random.Generator) -> list[tuple]:
     """Terms drawn as often as they occur, without repeats; positive weights."""
-    share = np.diff(postings.offsets.astype(float))
-    share /= share.sum()
+    share = postings.frequencies / postings.n_postings
     queries = []
     for _ in range(n):
-        terms = np.sort(rng.choice(len(share), length, replace=False, p=share)).astype(np.uint32)
-        queries.append((terms, rng.integers(1, 400, length).astype(np.int16)))
+        places = np.sort(rng.choice(len(share), length, replace=False, p=share))
+        queries.append((postings.term_ids[places], rng.integers(1, 400, length).astype(np.int16)))
     return queries
 
 
@@ -64,31 +62,29 @@ def main() -> None:
     parser.add_argument("--query-terms", type=int, default=24)
     parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--k", type=int, default=10)
-    parser.add_argument("--window", type=int, default=0, help="passages per window; 0 is the kernel's own")
     parser.add_argument("--paths", nargs="*", default=[p for p in available_paths() if p != "reference"])
     args = parser.parse_args()
     rng = np.random.default_rng(7)
     postings = make_postings(args.passages, args.terms, args.vocabulary, rng)
     queries = make_queries(args.queries, args.query_terms, postings, rng)
-    lengths = np.diff(postings.offsets.astype(np.int64))
-    touched = float(np.mean([lengths[terms].sum() for terms, _ in queries]))
     here = Path(__file__).parent
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=here)
     for path in args.paths:
-        times = []
+        times, touched = [], []
         for repeat in range(3):
             for terms, weights in queries:
                 start = time.perf_counter_ns()
-                found = topk_documents(postings, terms, weights, args.k, path=path, _window=args.window)
+                found = topk_documents(postings, terms, weights, args.k, path=path)
                 if repeat:  # the first round warms caches
                     times.append(time.perf_counter_ns() - start)
+                    touched.append(found.work.postings)
                 assert found.path == path
         p20, p50, p80 = np.percentile(times, [20, 50, 80]) / 1e3
         row = {
             "op": "topk_documents", "backend": path, "passages": args.passages, "terms_per_passage": args.terms,
-            "query_terms": args.query_terms, "k": args.k, "window": args.window, "dtype": "u8 x i16",
+            "query_terms": args.query_terms, "k": args.k, "dtype": "u8 x i16",
             "p20_us": round(p20, 1), "p50_us": round(p50, 1), "p80_us": round(p80, 1),
-            "ns_per_posting": round(p50 * 1e3 / touched, 3), "index_bytes": int(postings.passages.nbytes * 5 / 4),
+            "ns_per_posting": round(p50 * 1e3 / float(np.mean(touched)), 3), "index_bytes": postings.data.nbytes,
             "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "device": device(),
             "commit": commit.stdout.strip(), "date": time.strftime("%Y-%m-%d"),
         }  # fmt: skip

@@ -23,7 +23,7 @@ from sparsight.index.bm25 import BM25
 from sparsight.index.container import Container, write_container
 from sparsight.index.rows import Row
 from sparsight.index.schema import CollectionSchema, DerivedModel, FieldSchema, quantise
-from sparsight.kernels import Forward, Postings
+from sparsight.kernels import Postings
 from sparsight.types import BM25Field, DenseField, SAEField
 
 if TYPE_CHECKING:
@@ -243,7 +243,6 @@ class Segment:
                 f"{self._documents.path}: {self.documents} documents but {len(self.passage_offsets)} offsets"
             )
         self.passages = int(self.passage_offsets[-1])
-        self._columns: columns.Columns | None = None
         self._cache: dict[tuple[str, str], Any] = {}
         self._lock = threading.Lock()
 
@@ -279,16 +278,6 @@ class Segment:
             return Postings(**arrays, passage_offsets=self.passage_offsets)
 
         found: Postings = self._cached("postings", field, make)
-        return found
-
-    def forward(self, field: str) -> Forward:
-        """The forward vectors of an impact field, 8-bit."""
-
-        def make() -> Forward:
-            get = self._forward[field].array
-            return Forward(get("indptr"), get("term_ids"), get("impacts"))
-
-        found: Forward = self._cached("forward", field, make)
         return found
 
     def sparse_row(self, field: str, passage: int) -> tuple[NDArray[np.uint32], NDArray[np.uint8], NDArray[np.float32]]:

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, vstack
 
-from benches.vectors.planes import load_planes, save_planes
+from benches.vectors.planes import save_planes
 from sparsight.encoders.dense import DenseEncoder
 from sparsight.encoders.loading import load_encoder
 from sparsight.encoders.splade import SpladeEncoder
@@ -117,8 +117,3 @@ def dense_vectors(texts: Sequence[str], device: str) -> NDArray[np.float32]:
         mean = (hidden.float() * mask[:, :, None]).sum(1)
         out[rows] = torch.nn.functional.normalize(mean, dim=1).cpu().numpy()
     return out
-
-
-def load_shards(paths: Sequence[Path], vocab: int) -> csr_matrix:
-    """All shards as one matrix (N, V), int64 indptr."""
-    return load_planes(paths, vocab)
