@@ -1,4 +1,4 @@
-"""Text to vectors: SPLADE and dense encoders, passages, and k-sparse autoencoders over dense embeddings.
+"""Text to vectors: learned sparse and dense encoders, passages, and k-sparse autoencoders over dense embeddings.
 
 Names are loaded when they are first used, so that importing the package pulls in neither torch nor transformers.
 """
@@ -13,15 +13,19 @@ if TYPE_CHECKING:
     from sparsight.encoders.loading import load_encoder
     from sparsight.encoders.passages import clip_title
     from sparsight.encoders.passages import split as split_passages
+    from sparsight.encoders.quantised import save_int8
+    from sparsight.encoders.query_table import save_query_weights
     from sparsight.encoders.resolver import resolve
     from sparsight.encoders.sae import TopKSAE
     from sparsight.encoders.sae_labels import label_features, top_examples
     from sparsight.encoders.sae_training import SAEConfig, default_n_latents, train_sae
+    from sparsight.encoders.sparse import SparseEncoder
     from sparsight.encoders.splade import SpladeEncoder
 
 __all__ = [
     "DenseEncoder",
     "SAEConfig",
+    "SparseEncoder",
     "SpladeEncoder",
     "TopKSAE",
     "clip_title",
@@ -29,6 +33,8 @@ __all__ = [
     "label_features",
     "load_encoder",
     "resolve",
+    "save_int8",
+    "save_query_weights",
     "split_passages",
     "top_examples",
     "train_sae",
@@ -37,6 +43,7 @@ __all__ = [
 _HOMES = {
     "DenseEncoder": ("dense", "DenseEncoder"),
     "SAEConfig": ("sae_training", "SAEConfig"),
+    "SparseEncoder": ("sparse", "SparseEncoder"),
     "SpladeEncoder": ("splade", "SpladeEncoder"),
     "TopKSAE": ("sae", "TopKSAE"),
     "clip_title": ("passages", "clip_title"),
@@ -44,6 +51,8 @@ _HOMES = {
     "label_features": ("sae_labels", "label_features"),
     "load_encoder": ("loading", "load_encoder"),
     "resolve": ("resolver", "resolve"),
+    "save_int8": ("quantised", "save_int8"),
+    "save_query_weights": ("query_table", "save_query_weights"),
     "split_passages": ("passages", "split"),
     "top_examples": ("sae_labels", "top_examples"),
     "train_sae": ("sae_training", "train_sae"),

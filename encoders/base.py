@@ -9,8 +9,9 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from sparsight.encoders.batching import Batch, Progress, TextTokens, check_texts, make_batches
-from sparsight.encoders.checkpoint import Settings, load_model, load_tokenizer
+from sparsight.encoders.checkpoint import load_model, load_tokenizer
 from sparsight.encoders.fingerprint import fingerprint as fingerprint_of
+from sparsight.encoders.settings import Settings
 from sparsight.errors import CheckpointError, InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def workers() -> ThreadPoolExecutor:
 
 
 class TransformerEncoder:
-    """Base of :class:`SpladeEncoder` and :class:`DenseEncoder`.
+    """Base of :class:`SparseEncoder` and :class:`DenseEncoder`.
 
     Attributes
     ----------
@@ -88,17 +89,8 @@ class TransformerEncoder:
     def _run(self, texts: Sequence[str], mode: Mode, max_tokens: int, progress: Progress | None,
              finish: Callable[[Batch, torch.Tensor], T]) -> Iterator[tuple[Batch, T]]:
         """Batches with what ``finish`` makes of the model's output (B, T, H) for them; ``progress`` after each."""
-        check_texts(texts)
-        if mode not in ("document", "query"):
-            raise InvalidArgumentError(f"expected mode 'document' or 'query', got {mode!r}", field="mode")
-        if max_tokens < 0 or 0 < max_tokens <= self._tokens.special:
-            raise InvalidArgumentError(f"expected max_tokens 0 or more than {self._tokens.special}, got {max_tokens}",
-                                       field="max_tokens")
-        limit = min(max_tokens or self.max_tokens, self.max_tokens)
-        prompt = self.settings.prompts.get(mode, "")
-        shown = [prompt + text if text.strip() else text for text in texts] if prompt else texts
-        if self.settings.lower_case:
-            shown = [text.lower() for text in shown]
+        limit = self._check(texts, mode, max_tokens)
+        shown = self._shown(texts, mode)
         done = 0
         batches = list(make_batches(self._tokens.ids(shown, limit), self._tokens.pad_id, self.max_tokens))
         run = workers().map if self._device == "cpu" else map
@@ -108,6 +100,22 @@ class TransformerEncoder:
             if progress is not None:
                 progress(done, len(texts))
 
+    def _check(self, texts: Sequence[str], mode: Mode, max_tokens: int) -> int:
+        """Most word pieces of a text that count; InvalidArgumentError if an argument is out of range."""
+        check_texts(texts)
+        if mode not in ("document", "query"):
+            raise InvalidArgumentError(f"expected mode 'document' or 'query', got {mode!r}", field="mode")
+        if max_tokens < 0 or 0 < max_tokens <= self._tokens.special:
+            raise InvalidArgumentError(f"expected max_tokens 0 or more than {self._tokens.special}, got {max_tokens}",
+                                       field="max_tokens")
+        return min(max_tokens or self.max_tokens, self.max_tokens)
+
+    def _shown(self, texts: Sequence[str], mode: Mode) -> Sequence[str]:
+        """The texts as the tokenizer shall see them: with the mode's prompt before those that are not blank."""
+        prompt = self.settings.prompts.get(mode, "")
+        shown = [prompt + text if text.strip() else text for text in texts] if prompt else texts
+        return [text.lower() for text in shown] if self.settings.lower_case else shown
+
     def _forward(self, batch: Batch) -> torch.Tensor:
         import torch
 
@@ -115,6 +123,9 @@ class TransformerEncoder:
         with torch.inference_mode():
             inputs: dict[str, Any] = {"input_ids": torch.from_numpy(batch.ids).to(self._device),
                                       "attention_mask": torch.from_numpy(batch.mask).to(self._device, torch.int64)}
-            output = self._model(**inputs)
-            hidden: torch.Tensor = output[0]
-            return hidden
+            return self._states(inputs)
+
+    def _states(self, inputs: dict[str, Any]) -> torch.Tensor:
+        """The token vectors that a batch's rows are made of: float32 (B, T, H), the model's last."""
+        states: torch.Tensor = self._model(**inputs)[0]
+        return states

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsight.encoders.word_pieces import native_word_pieces
 from sparsight.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -57,12 +59,15 @@ class Batch:
 class TextTokens:
     """A tokenizer reduced to what encoders need: word-piece numbers of a text, cut to a length.
 
-    It never changes the tokenizer (truncation and padding are state there), so threads may share it.
+    It never changes the tokenizer (truncation and padding are state there), so threads may share it. Nor may others:
+    the native kernel that does BERT's scheme in its place was made from it.
 
     Attributes
     ----------
     tokenizer : tokenizers.Tokenizer
         Without truncation and padding.
+    word_pieces : WordPiece or None
+        The kernel with this tokenizer's results; None where the tokenizer has another scheme and works itself.
     special : int
         Special tokens that surround a text.
     pad_id : int
@@ -79,16 +84,51 @@ class TextTokens:
         self._prefix = np.asarray(whole[:first], np.int32)
         self._suffix = np.asarray(whole[first + bare:], np.int32)
         self.special = len(self._prefix) + len(self._suffix)
+        self.word_pieces = native_word_pieces(tokenizer)
 
     def ids(self, texts: Sequence[str], max_tokens: int) -> list[NDArray[np.int32]]:
         """Word pieces of each text with special tokens, at most ``max_tokens`` in all: long texts lose their end."""
+        ids, starts = self.packed(texts, max_tokens)
+        return [ids[start:stop] for start, stop in pairwise(starts.tolist())]
+
+    def packed(
+        self, texts: Sequence[str], max_tokens: int, *, threads: int = 0
+    ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """What :meth:`ids` gives, one text after the other in one array.
+
+        Parameters
+        ----------
+        texts : sequence of str, length B
+        max_tokens : int
+            Most word pieces of a text, special tokens included: long texts lose their end.
+        threads : int
+            0 takes the processors this process may run on. Only the kernel heeds it.
+
+        Returns
+        -------
+        ids : int32, shape (T,)
+        starts : int64, shape (B + 1,)
+            Text i is ``ids[starts[i]:starts[i + 1]]``.
+
+        Raises
+        ------
+        InvalidArgumentError
+            As :func:`check_texts` does, if ``word_pieces`` is there; without it bad texts must not come here.
+        """
         keep = max(max_tokens - self.special, 0)
-        out: list[NDArray[np.int32]] = []
+        if self.word_pieces is not None:
+            return self.word_pieces.encode(
+                texts, max_pieces=keep, head=self._prefix.tolist(), tail=self._suffix.tolist(), threads=threads
+            )
+        rows = list(self._by_tokenizer(texts, keep))
+        starts = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
+        return np.concatenate([np.empty(0, np.int32), *rows]), starts
+
+    def _by_tokenizer(self, texts: Sequence[str], keep: int) -> Iterator[NDArray[np.int32]]:
         for start in range(0, len(texts), _TOKENISE_AT_ONCE):
             part = list(texts[start:start + _TOKENISE_AT_ONCE])
             for encoding in self.tokenizer.encode_batch_fast(part, add_special_tokens=False):
-                out.append(np.concatenate([self._prefix, np.asarray(encoding.ids[:keep], np.int32), self._suffix]))
-        return out
+                yield np.concatenate([self._prefix, np.asarray(encoding.ids[:keep], np.int32), self._suffix])
 
 
 def check_texts(texts: Sequence[str]) -> None:

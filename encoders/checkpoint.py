@@ -1,116 +1,42 @@
-"""Read a model folder: what kind it is, its settings, its weights and its tokenizer.
-
-Three layouts are understood:
-
-* a plain Hugging Face folder (``config.json``, ``*.safetensors``, tokenizer): sparse if its architecture is a masked
-  language model, else dense;
-* sentence-transformers with ``modules.json``: Transformer, Pooling, (Normalize) is dense; MLMTransformer, SpladePooling
-  is sparse. Other modules are refused, because leaving one out would change the vectors;
-* either of them with ``sparsight.json`` beside it, whose keys win: ``kind``, ``activation``, ``pooling``,
-  ``max_tokens``, ``prompts``.
+"""Read a model folder's weights and its tokenizer, as its settings (:mod:`sparsight.encoders.settings`) say.
 
 Weights come from safetensors only, and no code from the folder is ever run.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from sparsight.encoders.quantised import load_int8
+from sparsight.encoders.settings import HEAD_FILES, QUERY_WEIGHTS, Settings, read_settings
 from sparsight.errors import CheckpointError
 
 if TYPE_CHECKING:
+    import torch
     from tokenizers import Tokenizer
     from torch import nn
 
-__all__ = ["ACTIVATIONS", "POOLINGS", "Settings", "load_model", "load_tokenizer", "read_settings"]
+__all__ = ["Settings", "load_head", "load_model", "load_tokenizer", "read_settings", "take",
+           "weight_files"]
 
-Kind = Literal["sparse", "dense"]
-ACTIVATIONS = ("log1p_relu", "log1p_log1p_relu")
-POOLINGS = ("mean", "cls")
-# sentence-transformers' SpladePooling takes log1p of its activation_function, so its names say one log less than ours.
-_ST_ACTIVATIONS = {"relu": "log1p_relu", "log1p_relu": "log1p_log1p_relu"}
-_LAYOUTS = (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"], ["Transformer", "SpladePooling"])
 _VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model",
                  "sentencepiece.bpe.model")
-_POSITIONS_AFTER_PADDING = frozenset({"roberta", "xlm-roberta", "camembert", "mpnet", "xlm-roberta-xl", "longformer"})
+_NOT_THE_MODEL = frozenset({QUERY_WEIGHTS, *HEAD_FILES.values()})
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How a folder's model turns text into a vector.
-
-    Attributes
-    ----------
-    kind : "sparse" or "dense"
-    folder : Path
-        The model's folder.
-    weights : Path
-        Folder of ``config.json``, weights and tokenizer; ``folder`` itself or a module's folder in it.
-    activation : str
-        Of a sparse encoder, one of ``ACTIVATIONS``; "" for dense ones.
-    pooling : str
-        Of a dense encoder, one of ``POOLINGS``; "" for sparse ones.
-    max_tokens : int
-        Most word pieces it takes, special tokens included.
-    prompts : mapping
-        Text put before queries ("query") and documents ("document").
-    lower_case : bool
-        Lower-case the text before it is tokenised (an old sentence-transformers setting).
-    config : mapping
-        The parsed ``config.json``.
-    """
-
-    kind: Kind
-    folder: Path
-    weights: Path
-    activation: str
-    pooling: str
-    max_tokens: int
-    prompts: Mapping[str, str] = field(default_factory=dict)
-    lower_case: bool = False
-    config: Mapping[str, Any] = field(default_factory=dict)
-
-
-def read_settings(folder: Path) -> Settings:
-    """Settings of the model in ``folder``.
-
-    Raises
-    ------
-    CheckpointError
-        If files are missing or unreadable, or the layout or a setting is not supported.
-    """
-    modules = _modules(folder)
-    weights = modules.get("Transformer", folder)
-    config = _read_json(weights / "config.json")
-    own = _read_json(folder / "sparsight.json", optional=True)
-    sentence = _read_json(weights / "sentence_bert_config.json", optional=True)
-    prompts = _read_json(folder / "config_sentence_transformers.json", optional=True).get("prompts") or {}
-    kind = own.get("kind") or _kind_of(folder, modules, config)
-    if kind not in ("sparse", "dense"):
-        raise CheckpointError(f"expected kind 'sparse' or 'dense' in {folder / 'sparsight.json'}, got {kind!r}",
-                              folder=folder, kind=kind)
-    activation = pooling = ""
-    if kind == "sparse":
-        activation = _choice(own.get("activation") or _splade_activation(modules), ACTIVATIONS, "activation", folder)
-    else:
-        pooling = _choice(own.get("pooling") or _dense_pooling(modules), POOLINGS, "pooling", folder)
-    prompts = own.get("prompts") or prompts
-    if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
-        raise CheckpointError(f"expected prompts to map names to texts in {folder}", folder=folder)
-    return Settings(kind, folder, weights, activation, pooling, _max_tokens(own, sentence, weights, config),
-                    {name: prompts[name] for name in ("query", "document") if prompts.get(name)},
-                    bool(sentence.get("do_lower_case", False)), config)
+def weight_files(settings: Settings) -> list[Path]:
+    """The transformer's safetensors files, without those of heads and query tables beside them."""
+    return [path for path in sorted(settings.weights.glob("*.safetensors")) if path.name not in _NOT_THE_MODEL]
 
 
 def load_model(settings: Settings) -> nn.Module:
     """The transformer of a folder in float32, in evaluation mode, on the CPU.
 
-    A sparse encoder's has its masked-LM head, a dense one's has none.
+    A SPLADE encoder's has its masked-LM head, others have none. Weights may be stored as float32, float16, bfloat16, or
+    as int8 with scales where the settings say so.
 
     Raises
     ------
@@ -118,22 +44,20 @@ def load_model(settings: Settings) -> nn.Module:
         If weights are missing, of the wrong shape, not finite, not safetensors, or need the folder's own code.
     """
     import torch
-    from transformers import AutoModel, AutoModelForMaskedLM
 
-    if not any(settings.weights.glob("*.safetensors")):
+    files = weight_files(settings)
+    if not files:
         raise CheckpointError(f"there are no .safetensors weights in {settings.weights} (pickled ones are not read)",
                               reason="NO_SAFETENSORS", folder=settings.weights)
-    auto = AutoModelForMaskedLM if settings.kind == "sparse" else AutoModel
+    tensors = load_int8(files) if settings.quantised else None
     try:
         with _quiet_transformers():
-            model, loaded = auto.from_pretrained(
-                str(settings.weights), use_safetensors=True, local_files_only=True, trust_remote_code=False,
-                output_loading_info=True, dtype=torch.float32)
+            model, loaded = _from_tensors(settings, tensors) if tensors is not None else _from_files(settings)
     except Exception as error:  # transformers raises nearly anything on damaged folders
         raise CheckpointError(f"the model in {settings.weights} cannot be loaded: {type(error).__name__}: {error}",
                               folder=settings.weights) from error
-    # A dense encoder pools token vectors itself; BERT's own pooler may be absent and stays unused.
-    missing = sorted(key for key in loaded["missing_keys"] if settings.kind == "sparse" or "pooler." not in key)
+    # Only a masked LM needs all of its head; BERT's own pooler may be absent and stays unused.
+    missing = sorted(key for key in loaded["missing_keys"] if settings.head == "splade" or "pooler." not in key)
     wrong = sorted(str(key) for key in loaded["mismatched_keys"])
     if missing or wrong:
         raise CheckpointError(
@@ -141,11 +65,74 @@ def load_model(settings: Settings) -> nn.Module:
             f"{missing[:5]}, {len(wrong)} of another shape {wrong[:5]}", reason="WEIGHTS_DO_NOT_FIT",
             folder=settings.weights, missing=",".join(missing), mismatched=",".join(wrong))
     broken = [name for name, tensor in model.named_parameters()
-              if not ("pooler." in name and settings.kind == "dense") and not bool(torch.isfinite(tensor).all())]
+              if not ("pooler." in name and settings.head != "splade") and not bool(torch.isfinite(tensor).all())]
     if broken:
         raise CheckpointError(f"weights in {settings.weights} are not finite: {broken[:5]}", folder=settings.weights)
-    _check_loaded(model, settings.weights)
+    _check_loaded(model, _stored(files) if tensors is None else iter(tensors.items()), settings.weights)
     return model.eval().requires_grad_(False)
+
+
+def _from_files(settings: Settings) -> tuple[Any, dict[str, Any]]:
+    import torch
+    from transformers import AutoModel, AutoModelForMaskedLM
+
+    auto = AutoModelForMaskedLM if settings.head == "splade" else AutoModel
+    made: tuple[Any, dict[str, Any]] = auto.from_pretrained(
+        str(settings.weights), use_safetensors=True, local_files_only=True, trust_remote_code=False,
+        output_loading_info=True, dtype=torch.float32)
+    return made
+
+
+def _from_tensors(settings: Settings, tensors: Mapping[str, torch.Tensor]) -> tuple[Any, dict[str, Any]]:
+    import torch
+    from transformers import MODEL_FOR_MASKED_LM_MAPPING, MODEL_MAPPING, AutoConfig
+
+    config = AutoConfig.from_pretrained(str(settings.weights), local_files_only=True, trust_remote_code=False)
+    kind: Any = (MODEL_FOR_MASKED_LM_MAPPING if settings.head == "splade" else MODEL_MAPPING)[type(config)]
+    made: tuple[Any, dict[str, Any]] = kind.from_pretrained(
+        None, config=config, state_dict=dict(tensors), output_loading_info=True, dtype=torch.float32)
+    return made
+
+
+def load_head(settings: Settings) -> dict[str, torch.Tensor]:
+    """The tensors, in float32, of the file that a head other than SPLADE's has beside the transformer.
+
+    Raises
+    ------
+    CheckpointError
+        If it is missing or unreadable, or not finite.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    path = settings.weights / HEAD_FILES[settings.head]
+    if not path.is_file():
+        pickled = path.with_suffix(".pt")
+        hint = (f"; {pickled.name} is pickled and not read, convert it where you trust it: python -c \"import torch, "
+                f"safetensors.torch as s; s.save_file(torch.load('{pickled.name}', weights_only=True), "
+                f"'{path.name}')\"" if pickled.is_file() else "")
+        raise CheckpointError(f"a {settings.head} head needs {path}, which is not there{hint}", reason="NO_HEAD",
+                              folder=settings.weights)
+    try:
+        tensors = {name: tensor.float() for name, tensor in load_file(path).items()}
+    except Exception as error:  # safetensors' own error derives from Exception alone
+        raise CheckpointError(f"{path} cannot be read: {type(error).__name__}: {error}", path=path) from error
+    broken = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
+    if broken:
+        raise CheckpointError(f"tensors {broken[:5]} in {path} are not finite", path=path)
+    return tensors
+
+
+def take(tensors: Mapping[str, torch.Tensor], name: str, shape: tuple[int, ...], settings: Settings) -> torch.Tensor:
+    """One tensor of a head's file; CheckpointError unless it is there with that shape (-1 fits any length)."""
+    tensor = tensors.get(name)
+    if tensor is None or tensor.ndim != len(shape) or any(
+            wanted not in (-1, size) for wanted, size in zip(shape, tensor.shape, strict=True)):
+        got = "none" if tensor is None else f"{tuple(tensor.shape)}"
+        raise CheckpointError(
+            f"expected {name} {shape} in {settings.weights / HEAD_FILES[settings.head]}, got {got}",
+            reason="WEIGHTS_DO_NOT_FIT", folder=settings.weights, name=name)
+    return tensor
 
 
 def load_tokenizer(settings: Settings) -> Tokenizer:
@@ -187,109 +174,33 @@ def load_tokenizer(settings: Settings) -> Tokenizer:
     return tokenizer
 
 
-def _check_loaded(model: nn.Module, folder: Path) -> None:
-    """Compare the model with the files: a head tied to the wrong matrix, say, would go unnoticed otherwise."""
+def _stored(files: list[Path]) -> Iterator[tuple[str, torch.Tensor]]:
     import torch
     from safetensors import safe_open
 
+    for path in files:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - it is no mapping
+                tensor = file.get_tensor(name)
+                if tensor.dtype == torch.int8:  # transformers would take the whole numbers for the weights
+                    raise CheckpointError(f"{name} in {path} is int8, but sparsight.json does not say "
+                                          '{"quantisation": "int8"}', reason="WEIGHTS_DO_NOT_FIT", path=path, name=name)
+                yield name, tensor
+
+
+def _check_loaded(model: nn.Module, tensors: Iterator[tuple[str, torch.Tensor]], folder: Path) -> None:
+    """Compare the model with the files: a head tied to the wrong matrix, say, would go unnoticed otherwise."""
+    import torch
+
     state = model.state_dict()
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            for stored in file.keys():  # noqa: SIM118 - it is no mapping
-                # BERT's first checkpoints call the scale and shift of their LayerNorms gamma and beta.
-                name = stored.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
-                loaded = state.get(name, state.get(name.removeprefix(prefix)))
-                if loaded is not None and not torch.equal(loaded, file.get_tensor(stored).to(loaded.dtype)):
-                    raise CheckpointError(f"{stored} was not loaded as {path} holds it; is tie_word_embeddings in "
-                                          "config.json right?", reason="WEIGHTS_DO_NOT_FIT", folder=folder, name=stored)
-
-
-def _kind_of(folder: Path, modules: Mapping[str, Path], config: Mapping[str, Any]) -> Kind:
-    if modules:
-        return "sparse" if "SpladePooling" in modules else "dense"
-    names = config.get("architectures") or []
-    if any(str(name).endswith("ForMaskedLM") for name in names):
-        return "sparse"
-    if any(str(name).endswith("Model") for name in names):
-        return "dense"
-    raise CheckpointError(f"cannot tell from architectures {names} whether {folder} is a sparse or a dense encoder; "
-                          'say so in sparsight.json: {"kind": "dense"}', reason="UNKNOWN_KIND", folder=folder)
-
-
-def _modules(folder: Path) -> dict[str, Path]:
-    """Module folders of a sentence-transformers model by short name; empty for a plain folder."""
-    path = folder / "modules.json"
-    if not path.is_file():
-        return {}
-    try:
-        entries = [(str(entry["type"]).rsplit(".", 1)[-1], folder / str(entry["path"])) for entry in _parse(path)]
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} is not a list of modules: {error!r}", folder=folder) from error
-    names = ["Transformer" if name == "MLMTransformer" else name for name, _ in entries]
-    if names not in _LAYOUTS:
-        raise CheckpointError(f"the modules {names} of {folder} are not supported: expected Transformer, Pooling, "
-                              "(Normalize) or MLMTransformer, SpladePooling", reason="UNSUPPORTED_MODULES",
-                              folder=folder)
-    if any(not place.resolve().is_relative_to(folder.resolve()) for _, place in entries):
-        raise CheckpointError(f"a module of {path} lies outside the model's folder", folder=folder)
-    return dict(zip(names, (place for _, place in entries), strict=True))
-
-
-def _splade_activation(modules: Mapping[str, Path]) -> str:
-    if "SpladePooling" not in modules:
-        return "log1p_relu"
-    config = _read_json(modules["SpladePooling"] / "config.json", optional=True)
-    if config.get("pooling_strategy", "max") != "max":
-        raise CheckpointError(f"expected SpladePooling 'max', got {config['pooling_strategy']!r} in "
-                              f"{modules['SpladePooling']}", folder=modules["SpladePooling"])
-    given = str(config.get("activation_function", "relu"))
-    return _ST_ACTIVATIONS.get(given, given)
-
-
-def _dense_pooling(modules: Mapping[str, Path]) -> str:
-    if "Pooling" not in modules:
-        return "mean"
-    config = _read_json(modules["Pooling"] / "config.json", optional=True)
-    if "pooling_mode" in config:
-        return str(config["pooling_mode"])
-    modes = sorted(name.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token")
-                   for name, on in config.items() if name.startswith("pooling_mode_") and on)
-    return "+".join(modes) or "mean"
-
-
-def _max_tokens(own: Mapping[str, Any], sentence: Mapping[str, Any], weights: Path, config: Mapping[str, Any]) -> int:
-    positions = config.get("max_position_embeddings")
-    if isinstance(positions, int) and config.get("model_type") in _POSITIONS_AFTER_PADDING:
-        positions -= int(config.get("pad_token_id") or 0) + 1  # positions are counted from pad_token_id + 1
-    stated = own.get("max_tokens") or sentence.get("max_seq_length")
-    tokenizer = _read_json(weights / "tokenizer_config.json", optional=True).get("model_max_length")
-    # Tokenizers without a limit say 1e30.
-    limits = [int(limit) for limit in (positions, stated, tokenizer)
-              if isinstance(limit, (int, float)) and 0 < limit < 1e6]
-    return min(limits, default=512)
-
-
-def _choice(value: object, allowed: tuple[str, ...], what: str, folder: Path) -> str:
-    if value not in allowed:
-        raise CheckpointError(f"expected {what} {' or '.join(allowed)}, got {value!r} in {folder}", folder=folder)
-    return str(value)
-
-
-def _parse(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}", reason="BAD_CONFIG", path=path) from error
-
-
-def _read_json(path: Path, *, optional: bool = False) -> dict[str, Any]:
-    if optional and not path.is_file():
-        return {}
-    value = _parse(path)
-    if not isinstance(value, dict):
-        raise CheckpointError(f"expected a JSON object in {path}, got {type(value).__name__}", path=path)
-    return value
+    for stored, tensor in tensors:
+        # BERT's first checkpoints call the scale and shift of their LayerNorms gamma and beta.
+        name = stored.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+        loaded = state.get(name, state.get(name.removeprefix(prefix)))
+        if loaded is not None and not torch.equal(loaded, tensor.to(loaded.dtype)):
+            raise CheckpointError(f"{stored} was not loaded as {folder} holds it; is tie_word_embeddings in "
+                                  "config.json right?", reason="WEIGHTS_DO_NOT_FIT", folder=folder, name=stored)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sparsight.encoders.base import Mode, TransformerEncoder
 from sparsight.encoders.batching import Batch, Progress
-from sparsight.encoders.checkpoint import Settings
+from sparsight.encoders.settings import Settings
 
 if TYPE_CHECKING:
     import torch

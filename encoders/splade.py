@@ -1,8 +1,12 @@
 """SPLADE: weights over the vocabulary from a masked language model's head.
 
 ``w_j = max_t log(1 + relu(h_t . E_j + b_j))`` over a text's word pieces t (Formal, Lassance, Piwowarski, Clinchant
-2021, "SPLADE v2", arXiv 2109.10086); special tokens take part, padding does not. A second logarithm
-(``log1p_log1p_relu``, OpenSearch's models of 2025) squeezes large weights further.
+2021, "SPLADE v2", arXiv 2109.10086; SPLADE++ and SPLADE-v3 have the same head); special tokens take part, padding does
+not. A second logarithm (``log1p_log1p_relu``, Shen, Geng, Yang 2025, arXiv 2504.14839, OpenSearch's models) squeezes
+large weights further. The first SPLADE (Formal, Piwowarski, Clinchant 2021, arXiv 2107.05720) added up the tokens'
+weights instead of taking the largest (pooling "sum"). SPLADE-v3-Lexical (Lassance, Dejean, Formal, Clinchant 2024,
+"SPLADE-v3: New baselines for SPLADE", arXiv 2403.06789) keeps the weights of the text's own word pieces, without
+special tokens; SPLADE-doc and SPLADE-v3-Doc have queries of ones (``query`` "bow").
 
 With splade-tiny on SciFact (256 and 64 word pieces) this gives nDCG@10 0.6436. Its weights end at 2.7 (99.9 % quantile
 2.34 in documents, 2.46 in queries): 8 bits up to 3.0 keep nDCG@10 within 0.0003.
@@ -10,97 +14,68 @@ With splade-tiny on SciFact (256 and 64 word pieces) this gives nDCG@10 0.6436. 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
 
-from sparsight.encoders.base import Mode, TransformerEncoder
-from sparsight.encoders.batching import Batch, Progress
-from sparsight.encoders.checkpoint import Settings
-from sparsight.errors import CheckpointError, InvalidArgumentError
+from sparsight.encoders.base import Mode
+from sparsight.encoders.batching import Batch
+from sparsight.encoders.settings import Settings
+from sparsight.encoders.sparse import Row, SparseEncoder, keep_largest
+from sparsight.errors import CheckpointError
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["SpladeEncoder", "activate", "keep_largest", "max_logits"]
+__all__ = ["SpladeEncoder", "activate", "max_logits", "sum_weights"]
 
 HEAD_FLOATS = 1 << 20  # logits in memory at a time (4 MB: about a core's L2 cache), instead of B x T x V
 
 
-class SpladeEncoder(TransformerEncoder):
-    """A masked language model whose head weights every term of its vocabulary for a text."""
+class SpladeEncoder(SparseEncoder):
+    """A masked language model whose head weights every term of its vocabulary for a text.
 
-    kind: ClassVar[Literal["sparse", "dense"]] = "sparse"
+    Attributes
+    ----------
+    settings.expand_documents, settings.expand_queries : bool
+        False keeps the terms of the text itself (SPLADE-v3-Lexical), and computes no others.
+    """
 
-    def __init__(self, settings: Settings, *, name: str = "", device: str = "cpu", fingerprint: str = "") -> None:
-        super().__init__(settings, name=name, device=device, fingerprint=fingerprint)
-        self._decoder = _take_decoder(self._model, settings)
-        self._model.to(device)
-        self._decoder.to(device)
-        self.dimension = int(self._decoder.weight.shape[0])
+    heads = ("splade",)
 
-    def term(self, index: int) -> str:
-        """The word piece of a dimension; "" for one beyond the tokenizer's vocabulary.
+    def _load_head(self) -> int:
+        self._decoder = _take_decoder(self._model, self.settings).to(self._device)
+        return int(self._decoder.weight.shape[0])
 
-        Raises
-        ------
-        InvalidArgumentError
-            If ``index`` is not in ``[0, dimension)``.
-        """
-        if not 0 <= index < self.dimension:
-            raise InvalidArgumentError(f"expected a term in [0, {self.dimension}), got {index}", field="indices")
-        return self.tokenizer.id_to_token(int(index)) or ""
+    def _rows(self, batch: Batch, hidden: torch.Tensor, mode: Mode, max_terms: int, threshold: float) -> list[Row]:
+        expand = self.settings.expand_queries if mode == "query" else self.settings.expand_documents
+        if not expand:
+            return [self._own_row(batch, hidden, row, max_terms, threshold) for row in range(len(batch.rows))]
+        weights = self._weights(hidden, batch.lengths).cpu().numpy()
+        weights[batch.lengths <= self._tokens.special] = 0.0  # special tokens alone say nothing about a text
+        return [keep_largest(line, max_terms, threshold) for line in weights]
 
-    def encode(self, texts: Sequence[str], *, mode: Mode = "document", max_tokens: int = 0, max_terms: int = 0,
-               threshold: float = 0.0, progress: Progress | None = None) -> csr_matrix:
-        """Term weights of texts.
+    def _weights(self, hidden: torch.Tensor, lengths: NDArray[np.int64], terms: torch.Tensor | None = None,
+                 ) -> torch.Tensor:
+        """Weights (B, V), or (B, K) of K terms only."""
+        weight: torch.Tensor = self._decoder.weight
+        bias: torch.Tensor | None = self._decoder.bias
+        if terms is not None:
+            weight, bias = weight[terms], bias if bias is None else bias[terms]
+        if self.settings.pooling == "sum":
+            return sum_weights(hidden, lengths, weight, bias, self.settings.activation)
+        return activate(max_logits(hidden, lengths, weight, bias), self.settings.activation)
 
-        Parameters
-        ----------
-        texts : sequence of str
-            A text without word pieces (empty, blanks) gets an empty row.
-        mode : "document" or "query"
-            Chooses the prompt that the model's settings put before the text, if any.
-        max_tokens : int
-            Word pieces that count, special tokens included; 0 or more than the model's own limit is that limit.
-        max_terms : int
-            Largest weights kept in a row, equal ones by lower term; 0 keeps all.
-        threshold : float
-            Weights must be larger than this; at least 0.
-        progress : callable, optional
-            Called with (done, total) after each batch.
+    def _own_row(self, batch: Batch, hidden: torch.Tensor, row: int, max_terms: int, threshold: float) -> Row:
+        import torch
 
-        Returns
-        -------
-        csr_matrix, float32, shape (B, dimension)
-            int32 indices sorted in each row; all values > 0.
-
-        Raises
-        ------
-        InvalidArgumentError
-            If ``texts`` are no strings, or another argument is out of range.
-        """
-        if max_terms < 0:
-            raise InvalidArgumentError(f"expected max_terms of at least 0, got {max_terms}", field="max_terms")
-        if not 0.0 <= threshold < np.inf:
-            raise InvalidArgumentError(f"expected a threshold of at least 0, got {threshold}", field="threshold")
-        terms: list[NDArray[np.int32]] = [np.zeros(0, np.int32)] * len(texts)
-        values: list[NDArray[np.float32]] = [np.zeros(0, np.float32)] * len(texts)
-
-        def finish(batch: Batch, hidden: torch.Tensor) -> list[tuple[NDArray[np.int32], NDArray[np.float32]]]:
-            logits = max_logits(hidden, batch.lengths, self._decoder.weight, self._decoder.bias)
-            weights = activate(logits, self.settings.activation).cpu().numpy()
-            weights[batch.lengths <= self._tokens.special] = 0.0  # special tokens alone say nothing about a text
-            return [keep_largest(line, max_terms, threshold) for line in weights]
-
-        for batch, rows in self._run(texts, mode, max_tokens, progress, finish):
-            for row, (row_terms, row_values) in zip(batch.rows.tolist(), rows, strict=True):
-                terms[row], values[row] = row_terms, row_values
-        return _to_csr(terms, values, self.dimension)
+        own = self._own_pieces(batch, row)
+        length = batch.lengths[row:row + 1]
+        weights = self._weights(hidden[row:row + 1, :length[0]], length, torch.from_numpy(own).to(hidden.device))
+        at, values = keep_largest(weights[0].cpu().numpy(), max_terms, threshold)
+        return own[at].astype(np.int32), values
 
 
 def max_logits(hidden: torch.Tensor, lengths: NDArray[np.int64], weight: torch.Tensor,
@@ -142,6 +117,31 @@ def max_logits(hidden: torch.Tensor, lengths: NDArray[np.int64], weight: torch.T
         return out if bias is None else out + bias
 
 
+def sum_weights(hidden: torch.Tensor, lengths: NDArray[np.int64], weight: torch.Tensor, bias: torch.Tensor | None,
+                activation: str) -> torch.Tensor:
+    """Sum of every term's activated logits over a text's word pieces: float32 (B, V).
+
+    Arguments as for :func:`max_logits` and :func:`activate`; here each logit has to be activated before it is added. At
+    most ``HEAD_FLOATS`` of them exist at a time.
+    """
+    import torch
+
+    with torch.inference_mode():
+        counts = torch.from_numpy(lengths).to(hidden.device)
+        texts, tokens, width = hidden.shape
+        inside = (torch.arange(tokens, device=hidden.device)[None, :] < counts[:, None]).to(hidden.dtype)
+        flat = hidden.reshape(texts * tokens, width)
+        step = max(HEAD_FLOATS // (texts * tokens), 64)
+        out = torch.empty((texts, weight.shape[0]), dtype=hidden.dtype, device=hidden.device)
+        for first in range(0, weight.shape[0], step):
+            logits = flat @ weight[first:first + step].T
+            if bias is not None:
+                logits += bias[first:first + step]
+            weights = activate(logits, activation).view(texts, tokens, -1)
+            out[:, first:first + step] = torch.einsum("btv,bt->bv", weights, inside)
+        return out
+
+
 def activate(logits: torch.Tensor, activation: str) -> torch.Tensor:
     """``log1p(relu(x))``, and for "log1p_log1p_relu" the logarithm of that once more; never negative."""
     import torch
@@ -149,33 +149,6 @@ def activate(logits: torch.Tensor, activation: str) -> torch.Tensor:
     with torch.inference_mode():
         weights = torch.log1p(torch.relu(logits))
         return torch.log1p(weights) if activation == "log1p_log1p_relu" else weights
-
-
-def keep_largest(weights: NDArray[np.float32], max_terms: int, threshold: float,
-                 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Terms (ascending) and weights of the entries above ``threshold``, the ``max_terms`` largest if that is not 0.
-
-    Equal weights: the lower term stays.
-
-    Examples
-    --------
-    >>> keep_largest(np.array([0, 2, 1, 2, 3], np.float32), 2, 0.0)
-    (array([1, 4], dtype=int32), array([2., 3.], dtype=float32))
-    """
-    terms = np.flatnonzero(weights > threshold)
-    if 0 < max_terms < len(terms):
-        terms = np.sort(terms[np.argsort(-weights[terms], kind="stable")[:max_terms]])
-    return terms.astype(np.int32), weights[terms].astype(np.float32)
-
-
-def _to_csr(terms: list[NDArray[np.int32]], values: list[NDArray[np.float32]], dimension: int) -> csr_matrix:
-    indptr = np.zeros(len(terms) + 1, np.int64)
-    np.cumsum([len(row) for row in terms], out=indptr[1:])
-    if not terms:
-        return csr_matrix((0, dimension), dtype=np.float32)
-    if indptr[-1] < 2**31:
-        indptr = indptr.astype(np.int32)  # scipy keeps both index arrays in one dtype: indices must stay int32
-    return csr_matrix((np.concatenate(values), np.concatenate(terms), indptr), shape=(len(terms), dimension))
 
 
 def _take_decoder(model: nn.Module, settings: Settings) -> nn.Linear:

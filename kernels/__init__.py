@@ -12,6 +12,7 @@ from sparsight.kernels.encode import topk_encode
 from sparsight.kernels.paths import available_paths, default_path
 from sparsight.kernels.search import quantise_weights, score_postings, topk_documents, topk_documents_batch
 from sparsight.kernels.types import EXACT, CancelFlag, Effort, Forward, Postings, TopK, Work
+from sparsight.kernels.wordpiece import WordPiece
 
 __all__ = [
     "EXACT",
@@ -20,6 +21,7 @@ __all__ = [
     "Forward",
     "Postings",
     "TopK",
+    "WordPiece",
     "Work",
     "available_paths",
     "default_path",

@@ -199,7 +199,7 @@ class Database:
 
         ``model`` is an encoder's name, folder or ``pypi:`` reference; ``mode`` is "document" or "query".
         """
-        from sparsight.encoders import SpladeEncoder
+        from sparsight.encoders import SparseEncoder
 
         self._check_open()
         encoder = self._encoder(model)
@@ -208,7 +208,7 @@ class Database:
         if isinstance(texts, str) or not 1 <= len(texts) <= MAX_ENCODE_TEXTS:
             raise InvalidArgumentError(f"a call takes 1 to {MAX_ENCODE_TEXTS} texts", field="texts")
         checked = [check_text(text, f"texts[{position}]") for position, text in enumerate(texts)]
-        if isinstance(encoder, SpladeEncoder):
+        if isinstance(encoder, SparseEncoder):
             from sparsight.index.vectors import csr_rows
 
             return [SparseVector(row.term_ids, row.values) for row in csr_rows(encoder.encode(checked, mode=mode))]  # type: ignore[arg-type]
@@ -217,10 +217,10 @@ class Database:
 
     def terms(self, model: str, indices: Sequence[int]) -> list[str]:
         """The words that a sparse model's dimensions stand for."""
-        from sparsight.encoders import SpladeEncoder
+        from sparsight.encoders import SparseEncoder
 
         encoder = self._encoder(model)
-        if not isinstance(encoder, SpladeEncoder):
+        if not isinstance(encoder, SparseEncoder):
             raise InvalidArgumentError(f"{model!r:.80} is a dense encoder: its dimensions have no words", field="model")
         for position, index in enumerate(indices):
             if not 0 <= index < encoder.dimension:

@@ -14,7 +14,7 @@ from sparsight.index.schema import FieldSchema, ModelFactory
 from sparsight.types import BM25Field, DenseField, Field, SAEField, SparseField
 
 if TYPE_CHECKING:
-    from sparsight.encoders import DenseEncoder, SpladeEncoder, TopKSAE
+    from sparsight.encoders import DenseEncoder, SparseEncoder, TopKSAE
 
 __all__ = ["DEFAULT_FIELDS", "SAEModel", "dense_encoder", "factory", "resolve_field", "sparse_encoder"]
 
@@ -53,12 +53,12 @@ def factory(folder: Path) -> ModelFactory:
     return load
 
 
-def sparse_encoder(field: FieldSchema) -> SpladeEncoder:
+def sparse_encoder(field: FieldSchema) -> SparseEncoder:
     """The encoder that fills a sparse field, checked against the field's fingerprint."""
-    from sparsight.encoders import SpladeEncoder
+    from sparsight.encoders import SparseEncoder
 
     encoder = _encoder(field)
-    if not isinstance(encoder, SpladeEncoder):
+    if not isinstance(encoder, SparseEncoder):
         raise InvalidArgumentError(
             f"{encoder.name} is a dense encoder; field {field.name!r} is sparse", field=field.name
         )
@@ -77,7 +77,7 @@ def dense_encoder(field: FieldSchema) -> DenseEncoder:
     return encoder
 
 
-def _encoder(field: FieldSchema) -> SpladeEncoder | DenseEncoder:
+def _encoder(field: FieldSchema) -> SparseEncoder | DenseEncoder:
     from sparsight.encoders import load_encoder
 
     assert isinstance(field.spec, SparseField | DenseField)

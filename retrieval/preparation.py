@@ -18,7 +18,7 @@ from sparsight.retrieval.models import dense_encoder, sparse_encoder
 from sparsight.types import DenseField, Document, Passage, SparseField
 
 if TYPE_CHECKING:
-    from sparsight.encoders import DenseEncoder, SpladeEncoder
+    from sparsight.encoders import DenseEncoder, SparseEncoder
 
 __all__ = ["MAX_DOCUMENTS", "MAX_TEXT", "check_documents", "check_text", "prepare_rows"]
 
@@ -232,7 +232,7 @@ def split_text(schema: CollectionSchema, title: str, text: str) -> list[tuple[in
     return split_passages(text, title, dataclasses.replace(schema.passages, max_tokens=longest), encoders[0].tokenizer)
 
 
-def _texts(rows: Sequence[Row], encoder: SpladeEncoder | DenseEncoder, max_tokens: int) -> list[str]:
+def _texts(rows: Sequence[Row], encoder: SparseEncoder | DenseEncoder, max_tokens: int) -> list[str]:
     """What is encoded for each passage: the title, clipped if it is very long, before the text."""
     from sparsight.encoders import clip_title
 

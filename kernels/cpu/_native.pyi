@@ -92,3 +92,25 @@ def topk_encode(
     threads: int,
     path: str,
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]: ...
+
+class WordPiece:
+    def __init__(
+        self,
+        pieces: Sequence[tuple[str, int]],
+        continuation: str,
+        unknown: int,
+        max_chars: int,
+        literals: Sequence[str],
+        first: Sequence[str | None],
+    ) -> None: ...
+    def learn(self, page: int, spellings: Sequence[str | None]) -> None: ...
+    def encode(
+        self, texts: tuple[str, ...], limit: int, threads: int, head: Sequence[int], tail: Sequence[int]
+    ) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64], list[int]]: ...
+    def lookup(
+        self, text: str, table: NDArray[np.float32], limit: int
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32]] | None: ...
+
+def weigh_pieces(
+    ids: NDArray[np.int32], table: NDArray[np.float32]
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]: ...

@@ -5,5 +5,15 @@ from __future__ import annotations
 from sparsight.kernels.reference.dots import score_passages, sparse_dot_dense, sparse_dot_sparse
 from sparsight.kernels.reference.topk_documents import topk_documents
 from sparsight.kernels.reference.topk_encode import topk_encode
+from sparsight.kernels.reference.wordpiece import bert_spelling, encode_text, encode_word
 
-__all__ = ["score_passages", "sparse_dot_dense", "sparse_dot_sparse", "topk_documents", "topk_encode"]
+__all__ = [
+    "bert_spelling",
+    "encode_text",
+    "encode_word",
+    "score_passages",
+    "sparse_dot_dense",
+    "sparse_dot_sparse",
+    "topk_documents",
+    "topk_encode",
+]

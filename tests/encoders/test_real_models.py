@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from sparsight.encoders import load_encoder
+from sparsight.encoders import load_encoder, resolve, save_int8
+from sparsight.encoders.checkpoint import load_model
+from sparsight.encoders.settings import read_settings
 from sparsight.errors import CheckpointError
 
 pytestmark = pytest.mark.slow
@@ -59,3 +63,18 @@ def test_alone_as_among_others(name: str) -> None:
         alone = encoder.encode([text])
         difference = abs(among[i] - alone[0])
         assert difference.max() < 1e-5
+
+
+def test_int8(tmp_path: Path) -> None:
+    """A byte a weight: a quarter of the file, nearly the same vectors."""
+    load("splade-tiny")
+    folder = resolve("splade-tiny")
+    for name in ("config.json", "tokenizer.json"):
+        shutil.copy(folder / name, tmp_path)
+    model: Any = load_model(read_settings(folder))
+    path = save_int8(model.state_dict(), tmp_path)
+    assert path.stat().st_size < 0.27 * (folder / "model.safetensors").stat().st_size
+    before, after = load("splade-tiny").encode(TEXTS), load(str(tmp_path)).encode(TEXTS)
+    lengths = [np.sqrt(np.asarray(rows.multiply(rows).sum(1)).ravel()) for rows in (before, after)]
+    cosines = np.asarray(before.multiply(after).sum(1)).ravel() / np.maximum(lengths[0] * lengths[1], 1e-9)
+    assert cosines[[0, 1, 3]].min() > 0.998

@@ -12,7 +12,8 @@ from scipy.sparse import csr_matrix
 
 from sparsight.encoders import splade
 from sparsight.encoders.checkpoint import read_settings
-from sparsight.encoders.splade import SpladeEncoder, activate, keep_largest, max_logits
+from sparsight.encoders.sparse import keep_largest
+from sparsight.encoders.splade import SpladeEncoder, activate, max_logits
 from sparsight.errors import CheckpointError, InvalidArgumentError
 
 TEXTS = [

@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "bindings.hpp"
 #include "build_postings.hpp"
 #include "dots.hpp"
 #include "errors.hpp"
@@ -29,20 +30,8 @@ using namespace sparsight;
 
 namespace {
 
-// Read-only on purpose: mapped files are.
-template <class T>
-using In = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using InMatrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Flag = nb::ndarray<uint8_t, nb::shape<1>, nb::c_contig, nb::device::cpu>;
-template <class T>
-using Out = nb::ndarray<nb::numpy, T, nb::c_contig>;
-
-template <class T>
-Out<T> own(std::vector<T>&& values, std::initializer_list<std::size_t> shape) {
-    auto* const kept = new std::vector<T>(std::move(values));
-    const nb::capsule owner(kept, [](void* p) noexcept { delete static_cast<std::vector<T>*>(p); });
-    return Out<T>(kept->data(), shape, owner);
-}
 
 // sparsight.errors is found when it is needed: the module itself needs nothing but numpy.
 void set_error(const char* name, const char* message) {
@@ -279,6 +268,10 @@ nb::tuple bind_topk_encode(InMatrix x, InMatrix w_enc, In<float> b_enc, std::siz
 
 NB_MODULE(_native, m) {
     m.doc() = "Compiled kernels; call them through sparsight.kernels, which checks the arguments.";
+#ifdef NDEBUG
+    // Encoders stay in a cache of the process until its end, hence their tokenizers too: no reports of leaks to users.
+    nb::set_leak_warnings(false);
+#endif
     nb::register_exception_translator(translate);
     m.def("available_paths", &available_paths);
     // No conversions: a silent copy of a mapped array would cost more than the search.
@@ -310,4 +303,5 @@ NB_MODULE(_native, m) {
           "values"_a.noconvert(), "rows"_a.noconvert(), "q"_a.noconvert(), "path"_a);
     m.def("topk_encode", &bind_topk_encode, "x"_a.noconvert(), "w_enc"_a.noconvert(), "b_enc"_a.noconvert(), "k"_a,
           "threads"_a, "path"_a);
+    bind_wordpiece(m);
 }
