@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 from sparsight.encoders.batching import Batch, Progress, TextTokens, check_texts, make_batches
 from sparsight.encoders.checkpoint import load_model, load_tokenizer
 from sparsight.encoders.fingerprint import fingerprint as fingerprint_of
+from sparsight.encoders.precision import Precision
 from sparsight.encoders.settings import Settings
 from sparsight.errors import CheckpointError, InvalidArgumentError
 
@@ -65,7 +66,8 @@ class TransformerEncoder:
     kind: ClassVar[Literal["sparse", "dense"]]
     dimension: int
 
-    def __init__(self, settings: Settings, *, name: str = "", device: str = "cpu", fingerprint: str = "") -> None:
+    def __init__(self, settings: Settings, *, name: str = "", device: str = "cpu", fingerprint: str = "",
+                 precision: Precision = "float32") -> None:
         if settings.kind != self.kind:
             raise CheckpointError(f"{settings.folder} is a {settings.kind} encoder, expected a {self.kind} one",
                                   folder=settings.folder)
@@ -76,6 +78,7 @@ class TransformerEncoder:
         self.tokenizer: Tokenizer = load_tokenizer(settings)
         self._tokens = TextTokens(self.tokenizer, int(settings.config.get("pad_token_id") or 0))
         self._device = device
+        self.precision = precision
         self._model: nn.Module = load_model(settings)
 
     def __repr__(self) -> str:

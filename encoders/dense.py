@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from sparsight.encoders.base import Mode, TransformerEncoder
 from sparsight.encoders.batching import Batch, Progress
+from sparsight.encoders.precision import Precision
 from sparsight.encoders.settings import Settings
 
 if TYPE_CHECKING:
@@ -28,8 +29,9 @@ class DenseEncoder(TransformerEncoder):
 
     kind: ClassVar[Literal["sparse", "dense"]] = "dense"
 
-    def __init__(self, settings: Settings, *, name: str = "", device: str = "cpu", fingerprint: str = "") -> None:
-        super().__init__(settings, name=name, device=device, fingerprint=fingerprint)
+    def __init__(self, settings: Settings, *, name: str = "", device: str = "cpu", fingerprint: str = "",
+                 precision: Precision = "float32") -> None:
+        super().__init__(settings, name=name, device=device, fingerprint=fingerprint, precision=precision)
         self._model.to(device)
         config: Any = self._model.config
         self.dimension = int(config.hidden_size)

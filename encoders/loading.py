@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from sparsight.encoders.base import TransformerEncoder
 from sparsight.encoders.dense import DenseEncoder
 from sparsight.encoders.fingerprint import digest_json, fingerprint, weights_signature
+from sparsight.encoders.precision import Precision, chosen_precision
 from sparsight.encoders.resolver import resolve
 from sparsight.encoders.sae_latents import SAELatentEncoder
 from sparsight.encoders.settings import Settings, read_settings
@@ -42,11 +43,11 @@ class _Read:
 
 
 _lock = threading.Lock()
-_loaded: dict[tuple[Path, str, str, str], Encoder] = {}
+_loaded: dict[tuple[Path, str, str, Precision, str], Encoder] = {}
 _read: dict[tuple[Path, str], _Read] = {}
 
 
-def load_encoder(name: str, *, device: str = "cpu") -> Encoder:
+def load_encoder(name: str, *, device: str = "cpu", precision: Precision | None = None) -> Encoder:
     """The encoder of that name, loaded at most once per process.
 
     Parameters
@@ -57,6 +58,9 @@ def load_encoder(name: str, *, device: str = "cpu") -> Encoder:
         encoder, the folder's table of weights, or 1 for each word piece. Without it the folder says.
     device : str
         A torch device: "cpu", "cuda", "cuda:1".
+    precision : "auto", "float32" or "bfloat16", optional
+        Of what the model computes, see :mod:`sparsight.encoders.precision`; None is what the environment variable
+        ``SPARSIGHT_PRECISION`` says, else "auto".
 
     Returns
     -------
@@ -67,22 +71,23 @@ def load_encoder(name: str, *, device: str = "cpu") -> Encoder:
     Raises
     ------
     InvalidArgumentError
-        If the name has none of these forms.
+        If the name has none of these forms, or the precision is none of the three.
     CheckpointError
         If the model cannot be had, its files cannot be used, or it does not offer the chosen queries.
 
     Notes
     -----
-    Encoders are kept by folder, fingerprint and device: a folder that was changed on disk is loaded anew.
+    Encoders are kept by folder, fingerprint, device and precision: a folder that was changed on disk is loaded anew.
     """
+    chosen = chosen_precision(precision)
     model, suffix = split_name(name)
     folder = resolve(model)
     with _lock:  # one at a time: a second caller should wait for the first one's model, not load it again
         read = _look_at(folder, QUERY_SUFFIXES.get(suffix, ""))
-        key = (folder, read.documents, device, read.queries)
+        key = (folder, read.documents, device, chosen, read.queries)
         if key not in _loaded:
-            twin = next((loaded for other, loaded in _loaded.items() if other[:3] == key[:3]), None)
-            _loaded[key] = _make(read, name, device) if twin is None else _other_queries(twin, read.settings, name)
+            twin = next((loaded for other, loaded in _loaded.items() if other[:4] == key[:4]), None)
+            _loaded[key] = _make(read, name, device, chosen) if twin is None else _other_queries(twin, read.settings, name)
         return _loaded[key]
 
 
@@ -135,10 +140,10 @@ def _documents_fingerprint(folder: Path, signature: object, settings: Settings) 
     return next(others, "") or fingerprint(settings)
 
 
-def _make(read: _Read, name: str, device: str) -> Encoder:
+def _make(read: _Read, name: str, device: str, precision: Precision) -> Encoder:
     kinds: dict[str, type[TransformerEncoder]] = {head: kind for kind in _SPARSE for head in kind.heads}
     kind = kinds.get(read.settings.head, DenseEncoder)
-    encoder = kind(read.settings, name=name, device=device, fingerprint=read.documents)
+    encoder = kind(read.settings, name=name, device=device, fingerprint=read.documents, precision=precision)
     assert isinstance(encoder, SparseEncoder | DenseEncoder)
     return encoder
 

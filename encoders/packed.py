@@ -216,8 +216,8 @@ def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, packing: Packin
     row = torch.repeat_interleave(torch.arange(texts, device=q.device), packing.bounds.diff().long())
     inside[row, packing.positions] = True
     empty = q.new_zeros((texts, longest, *q.shape[1:]))
-    padded = [empty.index_put((row, packing.positions), part).transpose(1, 2) for part in (q, k, v)]
-    mixed = F.scaled_dot_product_attention(*padded, attn_mask=inside[:, None, None, :])
+    q, k, v = (empty.index_put((row, packing.positions), part).transpose(1, 2) for part in (q, k, v))
+    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=inside[:, None, None, :])
     return mixed.transpose(1, 2)[row, packing.positions]
 
 

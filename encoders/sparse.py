@@ -22,6 +22,7 @@ from scipy.sparse import csr_matrix
 
 from sparsight.encoders.base import Mode, TransformerEncoder
 from sparsight.encoders.batching import Batch, Progress, check_texts
+from sparsight.encoders.precision import Precision
 from sparsight.encoders.query_table import read_query_weights, special_pieces
 from sparsight.encoders.settings import Settings
 from sparsight.errors import CheckpointError, InvalidArgumentError
@@ -47,11 +48,12 @@ class SparseEncoder(TransformerEncoder):
     kind: ClassVar[Literal["sparse", "dense"]] = "sparse"
     heads: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, settings: Settings, *, name: str = "", device: str = "cpu", fingerprint: str = "") -> None:
+    def __init__(self, settings: Settings, *, name: str = "", device: str = "cpu", fingerprint: str = "",
+                 precision: Precision = "float32") -> None:
         if settings.kind == "sparse" and settings.head not in self.heads:
             raise CheckpointError(f"{settings.folder} has a {settings.head} head, expected {' or '.join(self.heads)}",
                                   folder=settings.folder)
-        super().__init__(settings, name=name, device=device, fingerprint=fingerprint)
+        super().__init__(settings, name=name, device=device, fingerprint=fingerprint, precision=precision)
         self.dimension = self._load_head()
         self._model.to(device)
         self._special = special_pieces(self.tokenizer, max(self.dimension, self.tokenizer.get_vocab_size()))
@@ -119,6 +121,11 @@ class SparseEncoder(TransformerEncoder):
             raise InvalidArgumentError(f"expected a threshold of at least 0, got {threshold}", field="threshold")
         if mode == "query" and self._query_weights is not None:
             return self._look_up(texts, max_tokens, max_terms, threshold, progress)
+        return self._encode(texts, mode, max_tokens, max_terms, threshold, progress)
+
+    def _encode(self, texts: Sequence[str], mode: Mode, max_tokens: int, max_terms: int, threshold: float,
+                progress: Progress | None) -> csr_matrix:
+        """:meth:`encode` with the model."""
         rows: list[Row] = [(np.zeros(0, np.int32), np.zeros(0, np.float32))] * len(texts)
 
         def finish(batch: Batch, hidden: torch.Tensor) -> list[Row]:

@@ -14,13 +14,16 @@ With splade-tiny on SciFact (256 and 64 word pieces) this gives nDCG@10 0.6436. 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix, vstack
 
 from sparsight.encoders.base import Mode
-from sparsight.encoders.batching import Batch
+from sparsight.encoders.batching import Batch, Progress
 from sparsight.encoders.settings import Settings
 from sparsight.encoders.sparse import Row, SparseEncoder, keep_largest
 from sparsight.errors import CheckpointError
@@ -28,6 +31,8 @@ from sparsight.errors import CheckpointError
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from sparsight.encoders.gpu_encoding import GpuSplade
 
 __all__ = ["SpladeEncoder", "activate", "max_logits", "sum_weights"]
 
@@ -46,12 +51,47 @@ class SpladeEncoder(SparseEncoder):
     heads = ("splade",)
 
     def _load_head(self) -> int:
-        self._decoder = _take_decoder(self._model, self.settings).to(self._device)
+        decoder = _take_decoder(self._model, self.settings)
+        self._gpu = self._on_gpu(decoder)  # before the model leaves the CPU
+        self._decoder = decoder.to(self._device)
         return int(self._decoder.weight.shape[0])
 
+    def _on_gpu(self, decoder: nn.Linear) -> GpuSplade | None:
+        """The way through the GPU's kernels, for a BERT with max pooling where there is Triton."""
+        if (not self._device.startswith("cuda") or self.precision == "float32" or self.settings.pooling != "max"
+                or find_spec("triton") is None):
+            return None
+        import torch
+
+        from sparsight.encoders.gpu_encoding import GpuSplade, packed_model
+
+        model = packed_model(self._model, decoder, self.settings.config)
+        dtype = torch.bfloat16 if self.precision == "bfloat16" else torch.float16
+        return None if model is None else GpuSplade(model, activation=self.settings.activation, device=self._device,
+                                                    dtype=dtype, special=self._tokens.special)
+
+    def _encode(self, texts: Sequence[str], mode: Mode, max_tokens: int, max_terms: int, threshold: float,
+                progress: Progress | None) -> csr_matrix:
+        if self._gpu is None or not self._expands(mode) or not texts:
+            return super()._encode(texts, mode, max_tokens, max_terms, threshold, progress)
+        from sparsight.encoders.gpu_encoding import SLICE
+
+        limit = self._check(texts, mode, max_tokens)
+        shown = self._shown(texts, mode)
+        packed = (self._tokens.packed(shown[at:at + SLICE], limit) for at in range(0, len(shown), SLICE))
+        parts, done = [], 0
+        for rows in self._gpu.stream(packed, max_terms=max_terms, threshold=threshold):
+            parts.append(rows)
+            done += rows.shape[0]
+            if progress is not None:
+                progress(done, len(texts))
+        return vstack(parts, format="csr")
+
+    def _expands(self, mode: Mode) -> bool:
+        return self.settings.expand_queries if mode == "query" else self.settings.expand_documents
+
     def _rows(self, batch: Batch, hidden: torch.Tensor, mode: Mode, max_terms: int, threshold: float) -> list[Row]:
-        expand = self.settings.expand_queries if mode == "query" else self.settings.expand_documents
-        if not expand:
+        if not self._expands(mode):
             return [self._own_row(batch, hidden, row, max_terms, threshold) for row in range(len(batch.rows))]
         weights = self._weights(hidden, batch.lengths).cpu().numpy()
         weights[batch.lengths <= self._tokens.special] = 0.0  # special tokens alone say nothing about a text

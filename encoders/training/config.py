@@ -82,7 +82,9 @@ class SpladeTrainingConfig:
     mlm_share : float
         Tokens that are masked in them.
     vector_steps : int
-        Steps that fit the dense teacher's similarities within a batch of documents, after those.
+        Steps that fit the sparse teacher's vectors of documents, after those.
+    warm_rate : float
+        Highest learning rate of both.
 
     steps : int
         [train] Steps of distillation.
@@ -96,6 +98,8 @@ class SpladeTrainingConfig:
         What they fall to, as a share.
     weight_decay : float
         Of AdamW, for matrices.
+    clip : float
+        Gradients are scaled down to this Euclidean norm.
     kl, info_nce, margin_mse : float
         Weights of the ranking losses; 0 leaves one out.
     temperature : float
@@ -149,6 +153,7 @@ class SpladeTrainingConfig:
     mlm_steps: int = _setting("warmup", 0, 0, _BIG)
     mlm_share: float = _setting("warmup", 0.3, 0.01, 0.99)
     vector_steps: int = _setting("warmup", 0, 0, _BIG)
+    warm_rate: float = _setting("warmup", 5e-4, 0.0, 1.0)
 
     steps: int = _setting("train", 8000, 1, _BIG)
     batch_queries: int = _setting("train", 64, 1, 1 << 20)
@@ -158,6 +163,7 @@ class SpladeTrainingConfig:
     rate_warmup: int = _setting("train", 400, 0, _BIG)
     rate_floor: float = _setting("train", 0.05, 0.0, 1.0)
     weight_decay: float = _setting("train", 0.01, 0.0, 1.0)
+    clip: float = _setting("train", 1.0, 1e-6, 1e9)
     kl: float = _setting("train", 1.0, 0.0, 1e6)
     info_nce: float = _setting("train", 0.0, 0.0, 1e6)
     margin_mse: float = _setting("train", 0.05, 0.0, 1e6)
@@ -194,8 +200,8 @@ class SpladeTrainingConfig:
         for name, weight in (("dense_teacher", self.dense_weight), ("sparse_teacher", self.sparse_weight)):
             if weight > 0 and not getattr(self, name):
                 raise _wrong(f"teachers.{name}", f"a model, as its weight is {weight:g}", '""')
-        if self.vector_steps and not self.dense_teacher:
-            raise _wrong("teachers.dense_teacher", "a model, as warmup.vector_steps is above 0", '""')
+        if self.vector_steps and not self.sparse_teacher:
+            raise _wrong("teachers.sparse_teacher", "a model, as warmup.vector_steps is above 0", '""')
         if self.rate_warmup > self.steps:
             raise _wrong("train.rate_warmup", f"at most the {self.steps} steps", self.rate_warmup)
         if self.regulariser == "flops_l0" and self.l0_threshold >= self.document_nonzeros:

@@ -123,7 +123,7 @@ def _max_logits_kernel(hidden, weight, bias, tiles, splits, out, n_terms,
     own = tl.minimum(terms, n_terms - 1)  # past the end: the last term again, never stored
     kept = ()
     for first in tl.static_range(0, H, CHUNK):
-        kept = kept + (tl.load(weight + own[:, None] * H + first + columns[None, :]),)  # noqa: RUF005
+        kept = kept + (tl.load(weight + own[:, None] * H + first + columns[None, :]),)  # type: ignore[assignment] # noqa: RUF005
     shift = tl.zeros([BLOCK_V], tl.float32)
     if HAS_BIAS:
         shift = tl.load(bias + own).to(tl.float32)
