@@ -133,15 +133,14 @@ def stages(gpu: GpuSplade, encoder: SpladeEncoder, texts: Sequence[str]) -> dict
     """Texts a second of the GPU's stages alone, over a slice that lies on the device."""
     model = gpu._model_in(gpu.dtype)
     batches = gpu._prepare(*encoder._tokens.packed(texts, TOKENS), None).batches
-    hidden = [model(ids.to("cuda"), packing) for ids, packing, _ in batches]
+    hidden = [model(ids, packing) for ids, packing, _ in batches]
 
     def head(vectors: torch.Tensor, tiles: Any) -> torch.Tensor:
         return max_logits(vectors, tiles, model.word, model.bias, activation=gpu.activation)
 
     weights = [head(vectors, tiles) for vectors, (_, _, tiles) in zip(hidden[:4], batches[:4], strict=True)]
-    on_device = [(ids.to("cuda"), packing) for ids, packing, _ in batches]
     times = {
-        "encoder": _seconds(lambda: [model(*batch) for batch in on_device]),
+        "encoder": _seconds(lambda: [model(ids, packing) for ids, packing, _ in batches]),
         "head": _seconds(lambda: [head(x, tiles) for x, (_, _, tiles) in zip(hidden, batches, strict=True)]),
         "CSR": _seconds(lambda: [pruned_csr(x) for x in weights]) * len(texts) / sum(len(x) for x in weights)}
     return {name: len(texts) / seconds for name, seconds in times.items()}

@@ -12,7 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ MINILM = {"vocab_size": TERMS, "hidden_size": WIDTH, "num_hidden_layers": 6, "nu
           "intermediate_size": 1536, "max_position_embeddings": 512}
 
 
-def milliseconds(calls: dict[str, Callable[[], object]], rounds: int = 15) -> dict[str, float]:
+def milliseconds(calls: Mapping[str, Callable[[], object]], rounds: int = 15) -> dict[str, float]:
     """Median time of each call, the calls taken in turns."""
     taken: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
@@ -116,7 +117,7 @@ def training_step(length: int = 128, texts: int = 256) -> dict[str, object]:
         weights.mean(0).square().sum().backward()
         model.zero_grad(set_to_none=True)
 
-    calls = {name: lambda name=name: step(name) for name in ("plain, max first", "fused")}
+    calls = {name: partial(step, name) for name in ("plain, max first", "fused")}
     times = milliseconds(calls, 9)
     return {"tokens": length, "texts": texts, "non_zeros": seen,
             **{name: {"ms": round(times[name], 2), "peak_mb": round(peak_memory(call))}
@@ -136,8 +137,8 @@ def sweep(length: int) -> None:
                 Blocks(128, 64, 128, 2, 8)):
         tiles = TokenTiles(starts, WIDTH, "cuda", cut)
         try:
-            times = milliseconds({str(bits): lambda bits=bits, tiles=tiles: fused._launch(
-                hidden, tiles, weight, None, out, token_bits=bits, activation=0) for bits in (0, 9)}, 7)
+            times = milliseconds({str(bits): partial(fused._launch, hidden, tiles, weight, None, out, token_bits=bits,
+                                                     activation=0) for bits in (0, 9)}, 7)
         except Exception as error:
             print(cut, type(error).__name__, str(error)[:80])
             continue

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 from sparsight.encoders.batching import Batch, Progress, TextTokens, check_texts, make_batches
 from sparsight.encoders.checkpoint import load_model, load_tokenizer
 from sparsight.encoders.fingerprint import fingerprint as fingerprint_of
-from sparsight.encoders.precision import Precision
+from sparsight.encoders.precision import Precision, bfloat16_is_fast
 from sparsight.encoders.settings import Settings
 from sparsight.errors import CheckpointError, InvalidArgumentError
 
@@ -53,6 +53,8 @@ class TransformerEncoder:
         Most word pieces of a text that count, special tokens included.
     fingerprint : str
         Hexadecimal SHA-256 over what decides the output.
+    precision : "float32", "bfloat16" or "float16"
+        Of what the model computes; what comes back is float32.
     settings : Settings
     tokenizer : tokenizers.Tokenizer
         Fast, without truncation and padding; do not change its state.
@@ -65,6 +67,8 @@ class TransformerEncoder:
 
     kind: ClassVar[Literal["sparse", "dense"]]
     dimension: int
+    auto_bfloat16: ClassVar[bool] = False
+    """Whether "auto" means bfloat16 on a CPU that is fast at it: where rankings were found to stay as they are."""
 
     def __init__(self, settings: Settings, *, name: str = "", device: str = "cpu", fingerprint: str = "",
                  precision: Precision = "float32") -> None:
@@ -78,7 +82,9 @@ class TransformerEncoder:
         self.tokenizer: Tokenizer = load_tokenizer(settings)
         self._tokens = TextTokens(self.tokenizer, int(settings.config.get("pad_token_id") or 0))
         self._device = device
-        self.precision = precision
+        self._asked = precision
+        fast = self.auto_bfloat16 and device == "cpu" and bfloat16_is_fast()
+        self.precision: str = ("bfloat16" if fast else "float32") if precision == "auto" else precision
         self._model: nn.Module = load_model(settings)
 
     def __repr__(self) -> str:
@@ -128,7 +134,13 @@ class TransformerEncoder:
                                       "attention_mask": torch.from_numpy(batch.mask).to(self._device, torch.int64)}
             return self._states(inputs)
 
+    def _place_model(self) -> None:
+        """Bring the model to its device and precision."""
+        import torch
+
+        self._model.to(self._device, torch.bfloat16 if self.precision == "bfloat16" else torch.float32)
+
     def _states(self, inputs: dict[str, Any]) -> torch.Tensor:
         """The token vectors that a batch's rows are made of: float32 (B, T, H), the model's last."""
         states: torch.Tensor = self._model(**inputs)[0]
-        return states
+        return states.float()

@@ -32,7 +32,7 @@ class DenseEncoder(TransformerEncoder):
     def __init__(self, settings: Settings, *, name: str = "", device: str = "cpu", fingerprint: str = "",
                  precision: Precision = "float32") -> None:
         super().__init__(settings, name=name, device=device, fingerprint=fingerprint, precision=precision)
-        self._model.to(device)
+        self._place_model()
         config: Any = self._model.config
         self.dimension = int(config.hidden_size)
 

@@ -1,10 +1,10 @@
 """SPLADE on a GPU: word pieces to sparse rows, with every stage at work at once.
 
 Texts are packed without padding (:mod:`sparsight.encoders.packed`), the head is fused with its maximum
-(:mod:`sparsight.kernels.gpu.max_logits`) and rows are pruned on the device (:mod:`sparsight.kernels.gpu.pruned_csr`), so
-that word pieces go up and compressed rows come down. Three threads share the work: one tokenises and uploads the next
-slice of texts, one launches kernels for this slice, and the caller's puts the rows of the last one in order. Copies
-have streams of their own.
+(:mod:`sparsight.kernels.gpu.max_logits`) and rows are pruned where they are made
+(:mod:`sparsight.kernels.gpu.pruned_csr`): word pieces go up and compressed rows come down. Three threads share the
+work: one tokenises and uploads the next slice of texts, one launches kernels for this slice, and the caller's puts the
+rows of the last one in order. Copies have streams of their own.
 
 Numbers are float16: 11 significant bits, where bfloat16 has 8. A model whose token vectors overflow in it (none of the
 BERT ones here does) goes over to bfloat16 for good, and the batch in which that showed is made again.
@@ -15,10 +15,10 @@ from __future__ import annotations
 import copy
 import queue
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -68,10 +68,17 @@ class GpuSplade:
     special : int
         Special tokens around a text: one with no others gets an empty row.
 
+    Attributes
+    ----------
+    wider : torch.dtype
+        What follows float16 if that overflows.
+
     Notes
     -----
     Threads may share one.
     """
+
+    wider: ClassVar[torch.dtype] = torch.bfloat16
 
     def __init__(self, model: PackedBert, *, activation: str, device: str = "cuda", dtype: torch.dtype = torch.float16,
                  special: int = 2) -> None:
@@ -124,7 +131,8 @@ class GpuSplade:
                 own = bounds[first:last + 1] - bounds[first]
                 pieces = torch.from_numpy(ids[bounds[first]:bounds[last]])
                 if stream is not None:
-                    pieces = pieces.pin_memory().to(self.device, non_blocking=True)
+                    pieces = pieces.pin_memory()
+                pieces = pieces.to(self.device, non_blocking=stream is not None)
                 width = int(self._model.word.shape[1])
                 part.batches.append((pieces, Packing(own, self.device), TokenTiles(own, width, self.device)))
             if stream is not None:
@@ -167,7 +175,7 @@ class GpuSplade:
             rows = pruned_csr(weights, max_terms=max_terms, threshold=threshold)
         # Read here, where the host has waited for the device anyway.
         if dtype == torch.float16 and not bool(finite):
-            self.dtype = torch.bfloat16
+            self.dtype = self.wider
             return self._rows(ids, packing, tiles, max_terms, threshold)
         return rows
 
@@ -226,7 +234,7 @@ def packed_model(model: nn.Module, decoder: nn.Linear, config: Mapping[str, Any]
     return packed if got.shape == expected.shape and torch.allclose(got, expected, 1e-3, 1e-3) else None
 
 
-def ahead(items: Iterable[T], depth: int) -> Iterator[T]:
+def ahead(items: Iterable[T], depth: int) -> Generator[T, None, None]:
     """The items, made in another thread that is up to ``depth`` of them ahead; its errors are raised here.
 
     Closing the generator ends the thread, after the item it is at.

@@ -87,7 +87,8 @@ def load_encoder(name: str, *, device: str = "cpu", precision: Precision | None 
         key = (folder, read.documents, device, chosen, read.queries)
         if key not in _loaded:
             twin = next((loaded for other, loaded in _loaded.items() if other[:4] == key[:4]), None)
-            _loaded[key] = _make(read, name, device, chosen) if twin is None else _other_queries(twin, read.settings, name)
+            _loaded[key] = (_make(read, name, device, chosen) if twin is None
+                            else _other_queries(twin, read.settings, name))
         return _loaded[key]
 
 

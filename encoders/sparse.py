@@ -55,7 +55,7 @@ class SparseEncoder(TransformerEncoder):
                                   folder=settings.folder)
         super().__init__(settings, name=name, device=device, fingerprint=fingerprint, precision=precision)
         self.dimension = self._load_head()
-        self._model.to(device)
+        self._place_model()
         self._special = special_pieces(self.tokenizer, max(self.dimension, self.tokenizer.get_vocab_size()))
         self._read_queries()
 
@@ -103,7 +103,7 @@ class SparseEncoder(TransformerEncoder):
         threshold : float
             Weights must be larger than this; at least 0.
         progress : callable, optional
-            Called with (done, total) after each batch.
+            Called with (done, total) after each batch (on a GPU: after some thousand texts).
 
         Returns
         -------

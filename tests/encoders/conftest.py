@@ -145,6 +145,12 @@ def change_weights() -> Callable[[Path, Callable[[dict[str, Any]], dict[str, Any
 
 
 @pytest.fixture(autouse=True)
+def _float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Vectors are compared to 1e-3 and finer: "auto" would be bfloat16 on some processors."""
+    monkeypatch.setenv("SPARSIGHT_PRECISION", "float32")
+
+
+@pytest.fixture(autouse=True)
 def _no_shared_encoders() -> Iterator[None]:
     from sparsight.encoders import loading
 
