@@ -102,7 +102,7 @@ def training_step(length: int = 128, texts: int = 256) -> dict[str, object]:
     with torch.no_grad():
         model.bias.fill_(-0.2)  # type: ignore[union-attr] # some hundred non-zeros a text
     starts = np.arange(texts + 1, dtype=np.int64) * length
-    packing, tiles = Packing(starts, "cuda"), TokenTiles(starts, WIDTH, "cuda")
+    packing, tiles = Packing(starts, "cuda"), TokenTiles(starts, WIDTH, "cuda", gradients=True)
     ids = torch.randint(1000, 30_000, (texts * length,), device="cuda")
     seen: dict[str, float] = {}
 
@@ -135,7 +135,7 @@ def sweep(length: int) -> None:
                 Blocks(128, 128, 32, 3, 8), Blocks(128, 128, 32, 4, 4), Blocks(128, 64, 64, 3, 4),
                 Blocks(128, 64, 128, 1, 4), Blocks(64, 128, 64, 2, 8), Blocks(64, 128, 128, 1, 8),
                 Blocks(128, 64, 128, 2, 8)):
-        tiles = TokenTiles(starts, WIDTH, "cuda", cut)
+        tiles = TokenTiles(starts, WIDTH, "cuda", gradients=True, cut=cut)
         try:
             times = milliseconds({str(bits): partial(fused._launch, hidden, tiles, weight, None, out, token_bits=bits,
                                                      activation=0) for bits in (0, 9)}, 7)

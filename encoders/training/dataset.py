@@ -1,23 +1,27 @@
 """Training data as files: word pieces, teachers' vectors, and candidates; made part by part, so that a stop costs one.
 
-==================  ======================================================================================
-file                content
-==================  ======================================================================================
-``texts.json``      documents and queries (and what else :class:`TrainingTexts` holds, in ``texts.npz``)
-``pieces.npz``      word pieces of documents and queries by the trained model's tokenizer
-``dense.npz``       unit vectors of both by the dense teacher, float16
-``sparse.npz``      rows of both by the sparse teacher
-``bm25.npz``        BM25 rows of both
-``candidates.npy``  int32 (Q, 3 k at most): each teacher's best documents, -1 where there is none or it is relevant
-==================  ======================================================================================
+====================  ====================================================================================
+file                  content
+====================  ====================================================================================
+``texts-*.json``      documents and queries (and what else :class:`TrainingTexts` holds, in ``texts-*.npz``)
+``pieces-*.npz``      word pieces of documents and queries by the trained model's tokenizer
+``dense-*.npz``       unit vectors of both by the dense teacher, float16
+``sparse-*.npz``      rows of both by the sparse teacher
+``bm25-*.npz``        BM25 rows of both
+``candidates-*.npy``  int32 (Q, 3 k at most): each teacher's best documents, -1 where there is none or it is relevant
+====================  ====================================================================================
+
+The star is a digest of the settings that decide a file, so several runs share a folder, and a changed setting makes
+anew what hangs on it and nothing else.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +36,11 @@ from sparsight.encoders.training.config import SpladeTrainingConfig
 from sparsight.encoders.training.pairs import TrainingTexts, read_training_texts
 from sparsight.encoders.training.teachers import Say, best_by_product, best_by_search, dense_vectors, sparse_rows
 
-__all__ = ["Dataset", "prepare"]
+__all__ = ["Dataset", "Files", "prepare", "without_relevant"]
 
 
 class Dataset:
-    """What training reads, from a folder that :func:`prepare` filled. N documents, Q queries.
+    """What training reads. N documents, Q queries.
 
     Attributes
     ----------
@@ -48,38 +52,71 @@ class Dataset:
     candidates : int32, shape (Q, C)
     """
 
-    def __init__(self, folder: Path) -> None:
-        with np.load(folder / "texts.npz") as saved:
+    def __init__(self, files: Files) -> None:
+        with np.load(files.arrays) as saved:
             self.texts = TrainingTexts(documents=[], queries=[], **dict(saved))
-        with np.load(folder / "pieces.npz") as saved:
+        with np.load(files.pieces) as saved:
             self.documents = PackedTexts(saved["document_ids"], saved["document_starts"])
             self.queries = PackedTexts(saved["query_ids"], saved["query_starts"])
         self.dense: tuple[NDArray[np.float16], NDArray[np.float16]] | None = None
-        if (folder / "dense.npz").exists():
-            with np.load(folder / "dense.npz") as saved:
+        if files.dense is not None:
+            with np.load(files.dense) as saved:
                 self.dense = saved["documents"], saved["queries"]
-        self.sparse, self.bm25 = _load_rows(folder / "sparse.npz"), _load_rows(folder / "bm25.npz")
-        self.candidates: NDArray[np.int32] = np.load(folder / "candidates.npy")
+        self.sparse, self.bm25 = _load_rows(files.sparse), _load_rows(files.bm25)
+        self.candidates: NDArray[np.int32] = np.load(files.candidates)
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Where a configuration's parts lie; None for a teacher that it does not have."""
+
+    texts: Path
+    arrays: Path
+    pieces: Path
+    dense: Path | None
+    sparse: Path | None
+    bm25: Path | None
+    candidates: Path
+
+    @classmethod
+    def of(cls, config: SpladeTrainingConfig, folder: Path) -> Files:
+        """The files of ``config`` in ``folder``."""
+        drawn = [str(config.sources), config.seed]
+        models = {name: load_encoder(name).fingerprint if name else ""
+                  for name in (config.backbone, config.dense_teacher, config.sparse_teacher)}
+
+        def path(name: str, ending: str, *settings: object) -> Path:
+            digest = hashlib.sha256(json.dumps([drawn, settings], default=str).encode()).hexdigest()[:12]
+            return folder / f"{name}-{digest}.{ending}"
+
+        uses_sparse = config.sparse_weight > 0 or config.vector_steps > 0
+        dense = path("dense", "npz", models[config.dense_teacher]) if config.dense_weight > 0 else None
+        sparse = path("sparse", "npz", models[config.sparse_teacher]) if uses_sparse else None
+        bm25 = path("bm25", "npz") if config.bm25_weight > 0 else None
+        tokens = config.max_document_tokens, config.max_query_tokens
+        found_by = [part.name for part in (dense, sparse, bm25) if part is not None]
+        return cls(path("texts", "json"), path("texts", "npz"), path("pieces", "npz", models[config.backbone], tokens),
+                   dense, sparse, bm25, path("candidates", "npy", found_by, config.candidates))
 
 
 def prepare(config: SpladeTrainingConfig, folder: Path, device: str, say: Say) -> Dataset:
     """Fill ``folder`` with what is missing of a run's data."""
     folder.mkdir(parents=True, exist_ok=True)
-    texts = _texts(config, folder, say)
-    _once(folder / "bm25.npz", lambda path: _bm25(texts, path), say, wanted=config.bm25_weight > 0)
-    tokens = config.max_document_tokens, config.max_query_tokens
-    _once(folder / "pieces.npz", lambda path: _pieces(config.backbone, texts, tokens, path), say)
-    _once(folder / "dense.npz", lambda path: _dense(config, texts, device, path, say), say,
-          wanted=config.dense_weight > 0)
-    _once(folder / "sparse.npz", lambda path: _sparse(config, texts, device, path, say), say,
-          wanted=config.sparse_weight > 0 or config.vector_steps > 0)
-    _once(folder / "candidates.npy", lambda path: _candidates(config, texts, folder, device, path), say)
-    return Dataset(folder)
+    files = Files.of(config, folder)
+    if not files.candidates.exists() or not files.pieces.exists():
+        texts = _texts(config, files, say)
+        _once(files.bm25, lambda path: _bm25(texts, path), say)  # before the GPU is in use: it forks
+        tokens = config.max_document_tokens, config.max_query_tokens
+        _once(files.pieces, lambda path: _pieces(config.backbone, texts, tokens, path), say)
+        _once(files.dense, lambda path: _dense(config, texts, device, path, say), say)
+        _once(files.sparse, lambda path: _sparse(config, texts, device, path, say), say)
+        _once(files.candidates, lambda path: _candidates(config, texts, files, device, path), say)
+    return Dataset(files)
 
 
-def _once(path: Path, make: Callable[[Path], None], say: Say, *, wanted: bool = True) -> None:
+def _once(path: Path | None, make: Callable[[Path], None], say: Say) -> None:
     """Make a file under another name and give it its own when it is whole."""
-    if not wanted or path.exists():
+    if path is None or path.exists():
         return
     unfinished = path.with_name("unfinished-" + path.name)
     make(unfinished)
@@ -87,17 +124,17 @@ def _once(path: Path, make: Callable[[Path], None], say: Say, *, wanted: bool = 
     say(f"prepared {path.name}")
 
 
-def _texts(config: SpladeTrainingConfig, folder: Path, say: Say) -> TrainingTexts:
-    if (folder / "texts.json").exists() and (folder / "texts.npz").exists():
-        words = json.loads((folder / "texts.json").read_text("utf-8"))
-        with np.load(folder / "texts.npz") as saved:
+def _texts(config: SpladeTrainingConfig, files: Files, say: Say) -> TrainingTexts:
+    if files.texts.exists() and files.arrays.exists():
+        words = json.loads(files.texts.read_text("utf-8"))
+        with np.load(files.arrays) as saved:
             return TrainingTexts(documents=words["documents"], queries=words["queries"], **dict(saved))
     texts = read_training_texts(config.sources, config.seed)
     arrays: dict[str, Any] = {item.name: getattr(texts, item.name) for item in fields(texts)
                               if item.name not in ("documents", "queries")}
-    _once(folder / "texts.npz", lambda path: np.savez(path, **arrays), say)
+    _once(files.arrays, lambda path: np.savez(path, **arrays), say)
     words = {"documents": texts.documents, "queries": texts.queries}
-    _once(folder / "texts.json", lambda path: _write(path, json.dumps(words)), say)
+    _once(files.texts, lambda path: _write(path, json.dumps(words)), say)
     say(f"{len(texts.documents):,} documents, {len(texts.queries):,} queries")
     return texts
 
@@ -108,7 +145,7 @@ def _write(path: Path, text: str) -> None:
 
 def _pieces(backbone: str, texts: TrainingTexts, tokens: tuple[int, int], path: Path) -> None:
     pieces = load_encoder(backbone)._tokens
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for name, some, limit in (("document", texts.documents, tokens[0]), ("query", texts.queries, tokens[1])):
         ids, starts = pieces.packed(some, limit)
         arrays[f"{name}_ids"] = ids.astype(np.uint16) if ids.max(initial=0) < 65_536 else ids
@@ -133,21 +170,26 @@ def _sparse(config: SpladeTrainingConfig, texts: TrainingTexts, device: str, pat
                sparse_rows(encoder, texts.queries, 64, device, say))
 
 
-def _candidates(config: SpladeTrainingConfig, texts: TrainingTexts, folder: Path, device: str, path: Path) -> None:
+def _candidates(config: SpladeTrainingConfig, texts: TrainingTexts, files: Files, device: str, path: Path) -> None:
     parts = []
-    if (folder / "dense.npz").exists():
-        with np.load(folder / "dense.npz") as saved:
+    if files.dense is not None:
+        with np.load(files.dense) as saved:
             parts.append(best_by_product(saved["queries"], saved["documents"], config.candidates, device))
-    for name in ("sparse.npz", "bm25.npz"):
-        rows = _load_rows(folder / name)
+    for rows in (_load_rows(files.sparse), _load_rows(files.bm25)):
         if rows is not None:
             parts.append(best_by_search(rows[1], rows[0], config.candidates))
-    found = np.concatenate(parts, axis=1)
+    found = np.concatenate([np.empty((len(texts.queries), 0), np.int32), *parts], axis=1)
+    with path.open("wb") as file:
+        np.save(file, without_relevant(found, texts))
+
+
+def without_relevant(found: NDArray[np.int32], texts: TrainingTexts) -> NDArray[np.int32]:
+    """Candidates (Q, C) with -1 in place of a query's relevant documents and of the one it is a sentence of."""
     for known in (texts.positives, texts.own):
         found[found == known[:, None]] = -1
     for query, document in texts.also_relevant.tolist():
         found[query, found[query] == document] = -1
-    np.save(path.open("wb"), found)
+    return found
 
 
 def _save_rows(path: Path, documents: csr_matrix, queries: csr_matrix) -> None:
@@ -156,8 +198,8 @@ def _save_rows(path: Path, documents: csr_matrix, queries: csr_matrix) -> None:
         for name, rows in (("documents", documents), ("queries", queries)) for part in ("data", "indices", "indptr")})
 
 
-def _load_rows(path: Path) -> tuple[csr_matrix, csr_matrix] | None:
-    if not path.exists():
+def _load_rows(path: Path | None) -> tuple[csr_matrix, csr_matrix] | None:
+    if path is None:
         return None
     with np.load(path) as saved:
         width = int(saved["shape"][1])

@@ -54,7 +54,7 @@ class SpladeModel(nn.Module):
         if hidden.is_cuda:
             from sparsight.kernels.gpu.max_logits import MaxLogits, TokenTiles
 
-            tiles = TokenTiles(packing.starts, hidden.shape[1], hidden.device)
+            tiles = TokenTiles(packing.starts, hidden.shape[1], hidden.device, gradients=True)
             made: torch.Tensor = MaxLogits.apply(hidden, tiles, self.bert.word, self.bert.bias)
             return made
         return reference_max_logits(hidden, packing.bounds, self.bert.word, self.bert.bias).float()
@@ -87,7 +87,8 @@ def new_model(config: SpladeTrainingConfig, idf: NDArray[np.float32]) -> SpladeM
     if not keep:
         width = int(settings.config["hidden_size"])
         name = "cls.predictions"
-        state |= {f"{name}.transform.dense.weight": torch.eye(width), f"{name}.transform.dense.bias": torch.zeros(width),
+        state |= {f"{name}.transform.dense.weight": torch.eye(width),
+                  f"{name}.transform.dense.bias": torch.zeros(width),
                   f"{name}.transform.LayerNorm.weight": torch.ones(width),
                   f"{name}.transform.LayerNorm.bias": torch.zeros(width),
                   f"{name}.bias": torch.full((int(settings.config["vocab_size"]),), config.head_bias)}
@@ -107,7 +108,8 @@ def export(model: SpladeModel, config: SpladeTrainingConfig, folder: Path, *, qu
     """
     source = load_encoder(config.backbone).settings
     folder.mkdir(parents=True, exist_ok=True)
-    given = {key: value for key, value in source.config.items() if not key.startswith("_") and key != "transformers_version"}
+    given = {key: value for key, value in source.config.items()
+             if not key.startswith("_") and key != "transformers_version"}
     written: dict[str, Any] = {**given, "architectures": ["BertForMaskedLM"], "tie_word_embeddings": True}
     (folder / "config.json").write_text(json.dumps(written, indent=2) + "\n")
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):

@@ -25,6 +25,7 @@ from sparsight.errors import InvalidArgumentError
 __all__ = ["PAIR", "SENTENCE", "TITLE", "TextSource", "TrainingTexts", "read_training_texts"]
 
 PAIR, TITLE, SENTENCE = range(3)
+_SHORT = 3  # beside the kinds: the random numbers of documents that are cut
 _MIN_TITLE_WORDS = 3
 _SENTENCE_WORDS = (6, 40)
 _MAX_SOURCES = 255
@@ -60,6 +61,10 @@ class TextSource:
         Whether a document is given as ``title + " " + text``. A document whose title was drawn, or is a held-out
         query, never is: the query would be its first words. False gives all documents of the source without titles,
         so that those with a title query do not stand out by it.
+    short : float
+        Share of the documents, among those without judgements and title queries, that are cut: half of them to their
+        title, half to their first sentence. Collections mix documents of all lengths, and a model that never saw a
+        short one scores it too high.
     weight : float
         Share of training batches, relative to other sources'; for the caller.
     """
@@ -71,6 +76,7 @@ class TextSource:
     sentences: int = 0
     held_out: tuple[str, ...] = ("test",)
     keep_titles: bool = True
+    short: float = 0.0
     weight: float = 1.0
 
 
@@ -204,9 +210,14 @@ def _read_source(gathered: _Gathered, source: TextSource, position: int, seed: i
     chosen = _chosen_titles(ids, titles, texts, source.titles, tested, gathered.taken, generator)
     hidden = set(chosen)
     numbers = [-1] * len(ids)
+    judged = {document for split in source.splits for found in read_judgements(source.folder, split).values()
+              for document in found} if source.short and source.splits else set()
+    lots = _generator(seed, position, _SHORT).random(len(ids)) if source.short else np.ones(len(ids))
     for row, (title, text) in enumerate(zip(titles, texts, strict=True)):
-        shown = source.keep_titles and title and row not in hidden and _normalised(title) not in forbidden
-        whole = f"{title} {text}".strip() if shown or not text else text
+        may_show = bool(title) and row not in hidden and _normalised(title) not in forbidden
+        whole = f"{title} {text}".strip() if (may_show and source.keep_titles) or not text else text
+        if lots[row] < source.short and row not in hidden and ids[row] not in judged:
+            whole = title if may_show and lots[row] < source.short / 2 else _SENTENCE_END.split(text, maxsplit=1)[0]
         if whole:
             numbers[row] = gathered.document(whole, position)
     _add_pairs(gathered, source, position, seed, dict(zip(ids, numbers, strict=True)))

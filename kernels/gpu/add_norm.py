@@ -52,6 +52,9 @@ def add_norm(x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor, bias: torch
     """
     if x.shape != y.shape or x.ndim != 2 or not x.is_contiguous() or not y.is_contiguous():
         raise ShapeError(f"expected two contiguous (T, H), got {tuple(x.shape)} and {tuple(y.shape)}", field="x")
+    if x.dtype != y.dtype or weight.shape != x.shape[1:] or bias.shape != x.shape[1:]:
+        raise ShapeError(f"expected one dtype and a weight and bias ({x.shape[1]},), got {x.dtype}, {y.dtype}, "
+                         f"{tuple(weight.shape)} and {tuple(bias.shape)}", field="weight")
     out = torch.empty_like(x)
     rows = 4
     _add_norm_kernel[(triton.cdiv(len(x), rows),)](x, y, weight, bias, out, len(x), x.shape[1], eps,

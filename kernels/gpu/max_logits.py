@@ -22,12 +22,13 @@ import triton
 import triton.language as tl
 from numpy.typing import NDArray
 
-from sparsight.errors import ShapeError
+from sparsight.errors import InvalidArgumentError, ShapeError
 
 __all__ = ["MAX_TOKENS", "Blocks", "MaxLogits", "TokenTiles", "blocks_for", "gather_sum", "max_logits"]
 
 MAX_TOKENS = 512  # of a text, when gradients are wanted: the winning token's number lies in 9 bits of the logit
 _TOKEN_BITS = 9
+_SPEED = {32: 293, 64: 453, 128: 499}  # TFLOP/s by the tokens of a tile, full tiles, width 384
 ACTIVATIONS = {"": 0, "log1p_relu": 1, "log1p_log1p_relu": 2}
 
 
@@ -41,25 +42,28 @@ class Blocks(NamedTuple):
     warps: int
 
 
-def blocks_for(width: int) -> Blocks:
-    """The cut for vectors of ``width`` components: the fastest of ``benches/bench_max_logits.py --sweep`` on an H100.
+def blocks_for(width: int, lengths: NDArray[np.int64], gradients: bool = False) -> Blocks:
+    """The cut for vectors of ``width`` components and texts of ``lengths`` (B,) tokens.
 
-    A program's terms and its tiles in flight share a multiprocessor's 227 KB of shared memory.
+    The fastest of ``benches/bench_max_logits.py --sweep`` on an H200. A program's terms and its tiles in flight share a
+    multiprocessor's 227 KB of shared memory; a text's last tile is filled up with repeats, so which size of tile is
+    best depends on the lengths.
 
     Raises
     ------
     ShapeError
-        If ``width`` is no multiple of 16 or above 1024.
+        If ``width`` is no multiple of 16 or not in [16, 1024].
     """
     chunk = next((size for size in (128, 64, 32, 16) if width % size == 0), 0)
-    if not chunk or width > 1024:
+    if not chunk or not 16 <= width <= 1024:
         raise ShapeError(f"expected vectors of a multiple of 16 and at most 1024 components, got {width}",
                          field="hidden")
-    if width <= 128:
-        return Blocks(chunk, 128, 128, 3, 8)
-    if width <= 384:
-        return Blocks(chunk, 128, 64, 2, 8)
-    return Blocks(chunk, 64, 64 if width <= 512 else 32, 2, 4)
+    if width > 384:
+        return Blocks(chunk, 64, 64 if width <= 512 else 32, 2, 4)
+    size = min(_SPEED, key=lambda tokens: float((-(-lengths // tokens) * tokens).sum()) / _SPEED[tokens])
+    if size == 128 and width > 128:
+        return Blocks(chunk if gradients else min(chunk, 64), 128, size, 1, 8)
+    return Blocks(chunk, 128, size, 3 if width <= 128 or size == 32 else 2, 8)
 
 
 class TokenTiles:
@@ -72,6 +76,8 @@ class TokenTiles:
     width : int
         Components of a token's vector.
     device : torch.device
+    gradients : bool
+        They are for :class:`MaxLogits`.
     cut : Blocks, optional
         How the work is cut, in place of :func:`blocks_for`.
 
@@ -84,12 +90,14 @@ class TokenTiles:
     """
 
     def __init__(self, starts: NDArray[np.int64], width: int, device: torch.device | str,
-                 cut: Blocks | None = None) -> None:
-        self.cut = cut or blocks_for(width)
-        size = self.cut.tokens
+                 gradients: bool = False, cut: Blocks | None = None) -> None:
         lengths = np.diff(starts)
         if len(starts) < 2 or lengths.min() < 1:
             raise ShapeError("expected texts of at least one token", field="starts")
+        if gradients and lengths.max() > MAX_TOKENS:
+            raise ShapeError(f"expected texts of at most {MAX_TOKENS} tokens, got {lengths.max()}", field="starts")
+        self.cut = cut or blocks_for(width, lengths, gradients)
+        self.width, self.gradients, size = width, gradients, self.cut.tokens
         counts = -(-lengths // size)
         text = np.repeat(np.arange(len(lengths)), counts)
         part = np.arange(len(text)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -141,7 +149,8 @@ def _max_logits_kernel(hidden, weight, bias, tiles, splits, out, n_terms,
             tokens = tl.load(hidden + rows[:, None] * H + part * CHUNK + columns[None, :])
             logits = tl.dot(kept[part], tl.trans(tokens), logits, input_precision="ieee")
         if TOKEN_BITS:
-            # The lowest bits of a logit give way to its token's number, counted down: equal logits, the earlier token.
+            # The lowest bits of a logit give way to its token's number, counted down: of equal logits above 0 the
+            # earlier token wins, of those below the later.
             token = ((1 << TOKEN_BITS) - 1) - ((flags >> 2) + rows - start)
             bits = (logits.to(tl.int32, bitcast=True) >> TOKEN_BITS) << TOKEN_BITS
             logits = (bits | token[None, :]).to(tl.float32, bitcast=True)
@@ -202,6 +211,8 @@ def _checked(hidden: torch.Tensor, tiles: TokenTiles, weight: torch.Tensor, bias
     if hidden.dtype != weight.dtype or not hidden.is_contiguous() or not weight.is_contiguous():
         raise ShapeError(f"expected contiguous hidden and weight of one dtype, got {hidden.dtype} and {weight.dtype}",
                          field="weight")
+    if hidden.shape[1] != tiles.width:
+        raise ShapeError(f"expected tiles of width {hidden.shape[1]}, got {tiles.width}", field="tiles")
     if len(hidden) != tiles.tokens or max(hidden.numel(), weight.numel()) >= 2**31:
         raise ShapeError(f"expected {tiles.tokens} tokens, fewer than 2^31 numbers, got {tuple(hidden.shape)}",
                          field="hidden")
@@ -239,6 +250,9 @@ def max_logits(hidden: torch.Tensor, tiles: TokenTiles, weight: torch.Tensor, bi
     Formal et al. 2021, "SPLADE v2", arXiv 2109.10086. Reference: :func:`sparsight.kernels.reference.max_logits`.
     """
     _checked(hidden, tiles, weight, bias)
+    if activation not in ACTIVATIONS:
+        raise InvalidArgumentError(f"expected an activation of {list(ACTIVATIONS)}, got {activation!r}",
+                                   field="activation")
     out = torch.empty((tiles.texts, len(weight)), dtype=dtype, device=hidden.device)
     _launch(hidden, tiles, weight, bias, out, token_bits=0, activation=ACTIVATIONS[activation])
     return out
@@ -247,8 +261,8 @@ def max_logits(hidden: torch.Tensor, tiles: TokenTiles, weight: torch.Tensor, bi
 class MaxLogits(torch.autograd.Function):
     """:func:`max_logits` with a gradient: ``MaxLogits.apply(hidden, tiles, weight, bias)`` is float32 (B, V).
 
-    Texts have at most ``MAX_TOKENS`` tokens. The logits lose their last 9 bits (a relative 6e-5) to the number of the
-    token that won, which costs one instruction instead of a second maximum.
+    The tiles are made with ``gradients=True``: texts have at most ``MAX_TOKENS`` tokens. The logits lose their last 9
+    bits (a relative 6e-5) to the number of the token that won, which costs one instruction instead of a second maximum.
 
     Notes
     -----
@@ -260,6 +274,8 @@ class MaxLogits(torch.autograd.Function):
     def forward(ctx: Any, hidden: torch.Tensor, tiles: TokenTiles, weight: torch.Tensor, bias: torch.Tensor,
                 ) -> torch.Tensor:
         _checked(hidden, tiles, weight, bias)
+        if not tiles.gradients:
+            raise ShapeError("expected tiles made with gradients=True", field="tiles")
         packed = torch.empty((tiles.texts, len(weight)), dtype=torch.float32, device=hidden.device)
         _launch(hidden, tiles, weight, None, packed, token_bits=_TOKEN_BITS, activation=0)
         ctx.tiles = tiles

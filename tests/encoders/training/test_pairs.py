@@ -204,3 +204,18 @@ def test_numbers_are_of_documents(papers: Path, answers: Path) -> None:
 def test_arguments_are_checked(arguments: dict[str, Any], problem: str) -> None:
     with pytest.raises(InvalidArgumentError, match=problem):
         read_training_texts(**arguments)
+
+
+def test_short_documents(papers: Path, answers: Path) -> None:
+    whole = read_training_texts([TextSource(papers, titles=5)])
+    cut = read_training_texts([TextSource(papers, titles=5, short=1.0)])
+    titles = {text for text in cut.documents if text.startswith("On the study number")}
+    sentences = {text for text in cut.documents if text.endswith("like to sleep.")}
+    queried = {cut.documents[i] for i in cut.positives if i >= 0}
+    assert len(titles) > 3 and len(sentences) > 3 and len(queried) == 5
+    assert titles | sentences | queried == set(cut.documents)
+    assert queried == {whole.documents[i] for i in whole.positives if i >= 0}  # positives of titles stay whole
+    held_out = {f"On the study number {n}" for n in range(3)}
+    assert not titles & held_out
+    judged = read_training_texts([TextSource(answers, splits=("train",), short=1.0)])
+    assert {"Colds Drink tea.", "Colds Stay in bed."} <= set(judged.documents)  # and so do judged ones

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from sparsight.errors import ShapeError
+from sparsight.errors import InvalidArgumentError, ShapeError
 from sparsight.kernels.reference import max_logits as reference
 
 pytest.importorskip("triton")
@@ -37,7 +37,7 @@ class Head:
 
         self.starts = np.cumsum([0, *lengths])
         self.hidden, self.weight, self.bias = whole(sum(lengths), width), whole(terms, width), whole(terms)
-        self.tiles = TokenTiles(self.starts, width, device)
+        self.tiles = TokenTiles(self.starts, width, device, gradients=True)
 
     def expected(self, bias: torch.Tensor | None = None) -> torch.Tensor:
         return reference.max_logits(self.hidden.float(), torch.from_numpy(self.starts), self.weight.float(),
@@ -49,7 +49,7 @@ class Head:
 
 def edges(width: int) -> list[int]:
     """Lengths on both sides of a tile's end, and 1 and 200."""
-    size = blocks_for(width).tokens
+    size = blocks_for(width, np.array([200])).tokens
     return sorted({1, size - 1, size, size + 1, min(2 * size, 199), min(2 * size + 1, 200), 200})
 
 
@@ -97,7 +97,7 @@ def test_real_numbers(device: str) -> None:
     torch.manual_seed(0)
     starts = np.cumsum([0, *edges(48)])
     hidden, weight, bias = (torch.randn(*shape, device=device) for shape in ((starts[-1], 48), (TERMS, 48), (TERMS,)))
-    tiles = TokenTiles(starts, 48, device)
+    tiles = TokenTiles(starts, 48, device, gradients=True)
     expected = reference.max_logits(hidden, torch.from_numpy(starts), weight, bias)
     got = max_logits(hidden, tiles, weight, bias, dtype=torch.float32)
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
@@ -128,12 +128,16 @@ def test_a_text_does_not_depend_on_its_neighbours(device: str) -> None:
 
 
 def test_tiles() -> None:
-    tiles = TokenTiles(np.array([0, 3, 133]), 128, "cpu")
+    tiles = TokenTiles(np.array([0, 3, 133]), 128, "cpu", cut=fused.Blocks(128, 128, 128, 3, 8))
     assert (tiles.texts, tiles.tokens, tiles.ends.tolist()) == (2, 133, [1, 3])
     assert tiles.table.tolist() == [[0, 2, 0, 3], [3, 132, 1, 1], [131, 132, 1, 2 + 4 * 128]]
     assert tiles.first_tokens().tolist() == [0, 3]
     assert tiles.splits(1).tolist() == [0, 3]
     assert tiles.splits(2).tolist() == [0, 1, 3]
+
+
+def test_the_size_of_a_tile_follows_the_lengths() -> None:
+    assert [blocks_for(384, np.full(9, length)).tokens for length in (10, 64, 128, 200)] == [32, 64, 128, 128]
 
 
 @pytest.mark.parametrize("starts", [[0], [0, 3, 3], [0, 3, 2]])
@@ -145,7 +149,7 @@ def test_tiles_refuse_empty_texts(starts: list[int]) -> None:
 @pytest.mark.parametrize("width", [8, 40, 1040])
 def test_widths_that_do_not_fit(width: int) -> None:
     with pytest.raises(ShapeError, match="multiple of 16"):
-        blocks_for(width)
+        blocks_for(width, np.array([5]))
 
 
 # --- gradients ------------------------------------------------------------------------------------------------
@@ -191,7 +195,7 @@ def one_term(logits: Sequence[float], device: str) -> tuple[torch.Tensor, torch.
     hidden[:, 0] = torch.tensor(logits)
     hidden.requires_grad_()
     weight = torch.eye(1, 16, device=device, requires_grad=True)
-    tiles = TokenTiles(np.array([0, len(logits)]), 16, device)
+    tiles = TokenTiles(np.array([0, len(logits)]), 16, device, gradients=True)
     out = MaxLogits.apply(hidden, tiles, weight, torch.full((1,), 10.0, device=device))
     out.sum().backward()
     assert hidden.grad is not None
@@ -208,10 +212,9 @@ def one_term(logits: Sequence[float], device: str) -> tuple[torch.Tensor, torch.
     ([0.0] * 5, 0),
     ([-1.0, -2.0, -3.0], 0),
     ([-3.0, -2.0, -1.0], 2),
-    pytest.param([-2.0] * 3, 0, marks=pytest.mark.xfail(
-        strict=True, reason="more low bits make a negative logit smaller, so the last of equal tokens wins")),
+    ([-2.0] * 3, 2),  # more low bits make a negative logit smaller
 ])
-def test_the_first_of_equal_tokens_wins(logits: list[float], winner: int, device: str) -> None:
+def test_which_of_equal_tokens_wins(logits: list[float], winner: int, device: str) -> None:
     out, winners = one_term(logits, device)
     assert out.item() == pytest.approx(10 + max(logits), rel=1e-4)
     assert winners.tolist() == [winner]
@@ -251,8 +254,20 @@ def test_gather_sum(device: str) -> None:
 ])
 def test_shapes_that_do_not_fit(field: str, change: dict[str, torch.Tensor]) -> None:
     given = {"hidden": torch.zeros(3, 16), "weight": torch.zeros(7, 16), "bias": torch.zeros(7)} | change
-    tiles = TokenTiles(np.array([0, 1, 3]), 16, "cpu")
+    tiles = TokenTiles(np.array([0, 1, 3]), 16, "cpu", gradients=True)
     for call in (max_logits, MaxLogits.apply):
         with pytest.raises(ShapeError) as caught:
             call(given["hidden"], tiles, given["weight"], given["bias"])
         assert caught.value.field == field
+
+
+def test_tiles_must_fit(device: str) -> None:
+    head = Head([3, 5], 48, device)
+    with pytest.raises(ShapeError, match="width 48, got 128"):
+        max_logits(head.hidden, TokenTiles(head.starts, 128, device), head.weight)
+    with pytest.raises(ShapeError, match="gradients=True"):
+        MaxLogits.apply(head.hidden, TokenTiles(head.starts, 48, device), head.weight, head.bias)
+    with pytest.raises(ShapeError, match="at most 512 tokens"):
+        TokenTiles(np.array([0, MAX_TOKENS + 1]), 48, device, gradients=True)
+    with pytest.raises(InvalidArgumentError, match="activation"):
+        max_logits(head.hidden, head.tiles, head.weight, activation="gelu")
