@@ -23,7 +23,7 @@ from sparsight.service.commands.indexing import index
 from sparsight.service.commands.keeping import repair, verify
 from sparsight.service.commands.searching import features, search
 from sparsight.service.commands.serving import serve
-from sparsight.service.commands.training import train_sae
+from sparsight.service.commands.training import train_sae, train_splade
 
 __all__ = ["app", "main"]
 
@@ -60,6 +60,7 @@ app.command()(index)
 app.command()(search)
 app.command()(features)
 app.command("train-sae")(train_sae)
+app.command("train-splade")(train_splade)
 app.command("eval")(evaluate)
 app.command()(verify)
 app.command()(repair)

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ __all__ = ["SpladeTrainingConfig", "read_config"]
 _BIG = 1_000_000_000
 _SOURCE_TYPES: dict[str, tuple[type, ...]] = {
     "folder": (str,), "splits": (list,), "pairs": (int,), "titles": (int,), "sentences": (int,), "held_out": (list,),
-    "keep_titles": (bool,), "weight": (int, float)}  # fmt: skip
+    "keep_titles": (bool,), "short": (int, float), "weight": (int, float)}  # fmt: skip
 
 
 def _setting(section: str, default: Any, least: float | None = None, most: float | None = None,
@@ -100,6 +100,9 @@ class SpladeTrainingConfig:
         Of AdamW, for matrices.
     clip : float
         Gradients are scaled down to this Euclidean norm.
+    chunk_texts : int
+        Texts that the encoder takes at once (`sparsight.encoders.training.chunks`): larger batches fit into memory,
+        for a second forward pass. 0 takes a step's texts together.
     kl, info_nce, margin_mse : float
         Weights of the ranking losses; 0 leaves one out.
     temperature : float
@@ -164,6 +167,7 @@ class SpladeTrainingConfig:
     rate_floor: float = _setting("train", 0.05, 0.0, 1.0)
     weight_decay: float = _setting("train", 0.01, 0.0, 1.0)
     clip: float = _setting("train", 1.0, 1e-6, 1e9)
+    chunk_texts: int = _setting("train", 0, 0, 1 << 20)
     kl: float = _setting("train", 1.0, 0.0, 1e6)
     info_nce: float = _setting("train", 0.0, 0.0, 1e6)
     margin_mse: float = _setting("train", 0.05, 0.0, 1e6)
@@ -209,7 +213,7 @@ class SpladeTrainingConfig:
                          self.l0_threshold)
 
 
-def read_config(path: str | Path, data: str | Path | None = None) -> SpladeTrainingConfig:
+def read_config(path: str | Path, data: str | Path | None = None, changes: Sequence[str] = ()) -> SpladeTrainingConfig:
     """Read a configuration.
 
     Parameters
@@ -218,6 +222,9 @@ def read_config(path: str | Path, data: str | Path | None = None) -> SpladeTrain
         The TOML file.
     data : str or Path, optional
         Folder in which the sources' folders are, where they are not absolute; the file's own if left out.
+    changes : sequence of str
+        "section.key=value" each, in place of what the file has: ``train.steps=100``. Values as in TOML; strings may
+        go without quotation marks. Sources cannot be changed.
 
     Raises
     ------
@@ -228,6 +235,8 @@ def read_config(path: str | Path, data: str | Path | None = None) -> SpladeTrain
     path = Path(path)
     try:
         given = tomllib.loads(path.read_text("utf-8"))
+        for change in changes:
+            _change(given, change)
         return SpladeTrainingConfig(**_settings(given, Path(data) if data is not None else path.parent))
     except FileNotFoundError:
         raise InvalidArgumentError(f"no such file: {path}", field="path", file=path) from None
@@ -235,6 +244,22 @@ def read_config(path: str | Path, data: str | Path | None = None) -> SpladeTrain
         raise InvalidArgumentError(f"{path}: not TOML: {error}", field="path", file=path) from None
     except InvalidArgumentError as error:
         raise InvalidArgumentError(f"{path}: {error.message}", field=error.field, file=path, **error.details) from None
+
+
+def _change(given: dict[str, Any], change: str) -> None:
+    key, equals, text = (part.strip() for part in change.partition("="))
+    section, dot, name = key.partition(".")
+    if not (equals and dot and section and name):
+        raise _wrong("changes", "section.key=value", repr(change))
+    if section == "data":
+        raise _wrong(key, "a setting of one value", "the sources")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    table = given.setdefault(section, {})
+    if isinstance(table, dict):  # anything else is found wrong later
+        table[name] = value
 
 
 def _settings(given: Mapping[str, Any], folder: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from sparsight.encoders.training.config import SpladeTrainingConfig
 from sparsight.encoders.training.dataset import Dataset
+from sparsight.errors import InvalidArgumentError
 
 __all__ = ["Draw", "Draws"]
 
@@ -35,17 +36,34 @@ class Draw:
 
 
 class Draws:
-    """Draws batches. Queries come once an epoch, sources in proportion to their weights."""
+    """Draws batches. Queries come once an epoch, sources in proportion to their weights.
 
-    def __init__(self, config: SpladeTrainingConfig, data: Dataset) -> None:
+    Parameters
+    ----------
+    config : SpladeTrainingConfig
+    data : Dataset
+    rank, count : int
+        Of ``count`` processes that share the steps, the one that this is: each has queries of its own.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If there is no query to draw.
+    """
+
+    def __init__(self, config: SpladeTrainingConfig, data: Dataset, rank: int = 0, count: int = 1) -> None:
         self.config, self.texts, self.candidates = config, data.texts, data.candidates
+        self.rank, self.count = rank, count
         self.n_documents = len(data.documents)
         weights = np.array([source.weight for source in config.sources])[self.texts.source]
         # A query of weight w stands w times in an epoch; a fraction stands for that chance.
         generator = np.random.default_rng([config.seed, 1])
         times = np.floor(weights + generator.random(len(weights))).astype(np.int64)
         self.deck = np.repeat(np.arange(len(weights)), times)
-        self.also = {}
+        if not len(self.deck):
+            raise InvalidArgumentError(f"expected queries of a weight above 0, got none of {len(weights):,}",
+                                       field="data.sources")
+        self.also: dict[int, list[int]] = {}
         for query, document in self.texts.also_relevant.tolist():
             self.also.setdefault(query, []).append(document)
         self._order: tuple[int, NDArray[np.int64]] = (-1, self.deck)
@@ -53,7 +71,7 @@ class Draws:
     def draw(self, step: int) -> Draw:
         """The batch of a step."""
         size, each = self.config.batch_queries, self.config.documents_per_query
-        generator = np.random.default_rng([self.config.seed, 3, step])
+        generator = np.random.default_rng([self.config.seed, 3, step, self.rank])
         queries = self._queries(step, size)
         documents = np.empty((size, each), np.int64)
         positives = np.full(size, -1, np.int64)
@@ -62,8 +80,9 @@ class Draws:
             found = found[found >= 0]
             positive = int(self.texts.positives[query])
             wanted = each - (positive >= 0)
-            chosen = np.unique(generator.choice(found, min(3 * wanted, len(found)), replace=False)) if len(found) else found
-            chosen = generator.permutation(chosen)[:wanted]
+            if len(found):  # a document that several teachers found is there several times
+                found = np.unique(generator.choice(found, min(3 * wanted, len(found)), replace=False))
+            chosen = generator.permutation(found)[:wanted]
             if len(chosen) < wanted:
                 chosen = np.concatenate([chosen, generator.integers(0, self.n_documents, wanted - len(chosen))])
             if positive >= 0:
@@ -74,7 +93,7 @@ class Draws:
 
     def _queries(self, step: int, size: int) -> NDArray[np.int64]:
         """The next ``size`` queries of the shuffled deck; a batch may run over into the next epoch."""
-        at = step * size + np.arange(size)
+        at = (step * self.count + self.rank) * size + np.arange(size)
         epochs = at // len(self.deck)
         out = np.empty(size, np.int64)
         for epoch in np.unique(epochs).tolist():

@@ -1,7 +1,9 @@
 """The steps of a SPLADE training run: warm start, then distillation, with the sparsity held by a controller.
 
 A run goes on from its last checkpoint and ends a slice when its time is up. What a step draws depends on the seed and
-the step's number alone, so a resumed run sees the data that an uninterrupted one would have seen.
+the step's number alone, so a resumed run sees the data that an uninterrupted one would have seen. Where
+torch.distributed is initialised, every process draws its own part of each step, gradients are averaged, and the first
+one writes.
 """
 
 from __future__ import annotations
@@ -14,21 +16,26 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 from torch.nn import functional as F
 
-from sparsight.encoders.training import losses
-from sparsight.encoders.training.batches import RaggedRows
+from sparsight.encoders.loading import load_encoder
+from sparsight.encoders.training import losses, processes
+from sparsight.encoders.training.batches import PackedTexts, RaggedRows
+from sparsight.encoders.training.chunks import in_chunks
 from sparsight.encoders.training.config import SpladeTrainingConfig
 from sparsight.encoders.training.dataset import Dataset
 from sparsight.encoders.training.draws import Draw, Draws
 from sparsight.encoders.training.model import SpladeModel, export, new_model
 from sparsight.encoders.training.schedule import NonzeroController, learning_rate
 from sparsight.encoders.training.teachers import Say
+from sparsight.errors import InvalidArgumentError
 
-__all__ = ["Trainer"]
+__all__ = ["Trainer", "document_idf"]
 
 _LOG_EVERY = 25
-_MASK_ID = 103  # [MASK] of BERT's vocabularies
+_SAY_SECONDS = 10.0
 
 
 class Trainer:
@@ -42,13 +49,22 @@ class Trainer:
         "cuda" trains in bfloat16 with float32 copies of the weights; "cpu" in float32.
     say : callable
         Gets a line of progress now and then.
+
+    Raises
+    ------
+    InvalidArgumentError
+        If the backbone has no mask for ``mlm_steps``, or for ``vector_steps`` another vocabulary than the teacher.
     """
 
     def __init__(self, config: SpladeTrainingConfig, data: Dataset, device: str, say: Say) -> None:
         torch.manual_seed(config.seed)
         self.config, self.data, self.device, self.say = config, data, device, say
-        self.draws = Draws(config, data)
-        self.idf = document_idf(data)
+        self.rank, self.count = processes.rank_and_count()
+        self.draws = Draws(config, data, self.rank, self.count)
+        backbone = load_encoder(config.backbone)
+        self.mask_id = backbone.tokenizer.token_to_id("[MASK]")
+        self.idf = torch.from_numpy(document_idf(data.documents, int(backbone.settings.config["vocab_size"])))
+        _check(config, data, self.mask_id, len(self.idf))
         self.model: SpladeModel = new_model(config, self.idf.numpy()).to(device)
         table = self.model.table
         self.masters = [parameter.detach().clone() for parameter in self.model.parameters()]
@@ -71,16 +87,32 @@ class Trainer:
         self.dense = tuple(torch.from_numpy(part).to(device) for part in data.dense) if data.dense else None
         self.sparse = _ragged(data.sparse, device)
         self.bm25 = _ragged(data.bm25, device)
-        self._log: list[dict[str, float]] = []
+        self._said, self._first = 0.0, (0, 0.0)  # when the last line was said; this slice's first step, and when
+        self._log: list[dict[str, Any]] = []  # of the steps since the last line; tensors, so that no step waits
 
     # --- the run ----------------------------------------------------------------------------------------------
 
-    def run(self, folder: Path) -> bool:
-        """Train until the end or until the slice's time is up; true at the end, when the model is written."""
+    @property
+    def total(self) -> int:
+        """Steps of the run, those of the warm start included."""
+        return self.warm_steps + self.config.steps
+
+    def run(self, folder: Path, since: float | None = None) -> bool:
+        """Train until the end or until the slice's time is up; true at the end, when the model is written.
+
+        Parameters
+        ----------
+        folder : Path
+            Gets ``checkpoint.pt``, ``log.jsonl`` and at the end ``model`` (int8) and ``model-float32``.
+        since : float, optional
+            When the slice began, by `time.monotonic`; now if left out. At least one step is done.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         self._resume(folder)
-        total = self.warm_steps + self.config.steps
+        total = self.total
         began = time.monotonic()
+        since = began if since is None else since
+        self._said, self._first = began, (self.step, began)
         with ThreadPoolExecutor(1) as ahead:
             drawn = ahead.submit(self.draws.draw, self.step)
             while self.step < total:
@@ -88,18 +120,20 @@ class Trainer:
                 drawn = ahead.submit(self.draws.draw, self.step + 1)
                 self._one(draw)
                 self.step += 1
-                if self.step % _LOG_EVERY == 0:
+                if self.step % _LOG_EVERY == 0 or self.step == total:
                     self._report(folder, self.seconds + time.monotonic() - began)
-                late = 0 < self.config.slice_seconds < time.monotonic() - began
+                late = bool(self.config.slice_seconds) and processes.first_says(
+                    self.config.slice_seconds < time.monotonic() - since, self.device)
                 if late or self.step % self.config.checkpoint_every == 0 or self.step == total:
                     self._save(folder, self.seconds + time.monotonic() - began)
                 if late and self.step < total:
-                    self.say(f"the slice's {self.config.slice_seconds:g} s are over at step {self.step:,} of {total:,}")
+                    self.seconds += time.monotonic() - began
                     return False
         self.seconds += time.monotonic() - began
         self._restore_masters()
-        export(self.model, self.config, folder / "model")
-        export(self.model, self.config, folder / "model-float32", quantise=False)
+        if self.rank == 0:
+            export(self.model, self.config, folder / "model")
+            export(self.model, self.config, folder / "model-float32", quantise=False)
         return True
 
     def _one(self, draw: Draw) -> None:
@@ -124,13 +158,14 @@ class Trainer:
         for master, parameter in zip(self.masters, self.parameters, strict=True):
             master.grad = None if parameter.grad is None else parameter.grad.float()
             parameter.grad = None
-        norm = torch.nn.utils.get_total_norm([m.grad for m in self.masters if m.grad is not None])
-        scale = torch.clamp(config.clip / (norm + 1e-6), max=1.0)
-        torch._foreach_mul_([m.grad for m in self.masters if m.grad is not None], scale)
+        gradients = [master.grad for master in self.masters if master.grad is not None]
+        processes.average(gradients)
+        norm = torch.nn.utils.get_total_norm(gradients)
+        torch._foreach_mul_(gradients, torch.clamp(config.clip / (norm + 1e-6), max=1.0))
         self.optimiser.step()
         torch._foreach_copy_([p.data for p in self.parameters], self.masters)
         seen |= {"loss": loss.detach(), "rate": torch.tensor(rate), "norm": norm}
-        self._log.append(seen)  # type: ignore[arg-type] # tensors until they are reported: no wait for the device
+        self._log.append(seen)
 
     # --- losses -----------------------------------------------------------------------------------------------
 
@@ -140,45 +175,56 @@ class Trainer:
         "Middle training" of Lassance and Clinchant 2022, "An Efficiency Study for SPLADE Models", arXiv 2207.03834.
         """
         model = self.model
+        assert self.mask_id is not None
         texts = self.data.documents.rows(draw.documents)
-        ids, packing = texts.on(self.device)
-        generator = np.random.default_rng([self.config.seed, 7, self.step])
-        inner = np.ones(len(texts.ids), bool)
-        inner[texts.starts[:-1]] = inner[texts.starts[1:] - 1] = False
-        chosen = np.flatnonzero(inner & (generator.random(len(inner)) < self.config.mlm_share))
-        where = torch.from_numpy(chosen).to(self.device)
-        shown = ids.clone()
-        shown[where] = _MASK_ID
-        hidden = model.bert(shown, packing)
-        assert model.bert.bias is not None
-        logits = hidden[where] @ model.bert.word.T + model.bert.bias
-        loss = F.cross_entropy(logits.float(), ids[where])
-        weights = model.weights(model.logits(hidden, packing))
+        generator = np.random.default_rng([self.config.seed, 7, self.step, self.rank])
+        hidden_words = generator.random(len(texts.ids)) < self.config.mlm_share
+        hidden_words[texts.starts[:-1]] = hidden_words[texts.starts[1:] - 1] = False  # [CLS] and [SEP]
+        shown = PackedTexts(np.where(hidden_words, self.mask_id, texts.ids).astype(np.int32), texts.starts)
+        targets = PackedTexts(np.where(hidden_words, texts.ids.astype(np.int32), -1), texts.starts)
+
+        def read(rows: Any) -> tuple[torch.Tensor, torch.Tensor]:
+            hidden, packing = model.hidden(shown.rows(rows))
+            wanted = targets.rows(rows).ids
+            where = torch.from_numpy(np.flatnonzero(wanted >= 0)).to(self.device)
+            assert model.bert.bias is not None
+            guessed = (hidden[where] @ model.bert.word.T + model.bert.bias).float()
+            words = torch.from_numpy(wanted[wanted >= 0].astype(np.int64)).to(self.device)
+            return model.weights(model.logits(hidden, packing)), F.cross_entropy(guessed, words, reduction="sum")[None]
+
+        weights, errors = in_chunks(read, len(texts), self.config.chunk_texts)
+        loss = errors.sum() / max(int(hidden_words.sum()), 1)
         nonzeros = (weights.detach() > 0).sum(1).float().mean()
-        return loss + 1e-4 * losses.flops(weights), {"mlm": loss.detach(), "nonzeros": nonzeros}
+        return loss + 1e-4 * losses.flops(weights, across_devices=True), {"mlm": loss.detach(), "nonzeros": nonzeros}
 
     def _vectors(self, draw: Draw) -> tuple[torch.Tensor, dict[str, Any]]:
         """The sparse teacher's logits, where it has any: squared errors of what is above 0 in either."""
         assert self.sparse is not None
-        hidden, packing = self.model.hidden(self.data.documents.rows(draw.documents))
-        logits = self.model.logits(hidden, packing)
+        logits = self._logits(self.data.documents.rows(draw.documents))
         teacher = self.sparse[0].dense(draw.documents)
         error = torch.where(teacher > 0, logits - torch.expm1(teacher), torch.relu(logits))
         loss = error.square().sum(1).mean()
         return loss / 100, {"vectors": loss.detach(), "nonzeros": (logits.detach() > 0).sum(1).float().mean()}
+
+    def _logits(self, texts: PackedTexts) -> torch.Tensor:
+        """Largest logit of every term (B, V)."""
+        def read(rows: Any) -> tuple[torch.Tensor]:
+            return (self.model.logits(*self.model.hidden(texts.rows(rows))),)
+
+        (logits,) = in_chunks(read, len(texts), self.config.chunk_texts)
+        return logits
 
     def _distil(self, draw: Draw) -> tuple[torch.Tensor, dict[str, Any]]:
         """Rankings of the teachers' ensemble over all of the batch's documents, and sparsity."""
         config, model = self.config, self.model
         count = len(draw.documents)
         queries = self.data.queries.rows(draw.queries)
-        hidden, packing = model.hidden(self.data.documents.rows(draw.documents).joined(queries))
-        weights = model.weights(model.logits(hidden, packing))
+        weights = model.weights(self._logits(self.data.documents.rows(draw.documents).joined(queries)))
         documents, encoded = weights[:count], weights[count:]
         teacher = self._teacher(draw)
         mask = torch.from_numpy(draw.allowed).to(self.device)
-        target = losses.ensemble(teacher, [w for w in (config.dense_weight, config.sparse_weight, config.bm25_weight) if w],
-                                 config.teacher_scale, mask)
+        shares = [share for share in (config.dense_weight, config.sparse_weight, config.bm25_weight) if share]
+        target = losses.ensemble(teacher, shares, config.teacher_scale, mask) if teacher else None
         seen: dict[str, Any] = {}
         loss = torch.zeros((), device=self.device)
         for name, share, vectors in (("siamese", config.siamese_share, encoded),
@@ -187,8 +233,9 @@ class Trainer:
                 part = self._ranking(vectors @ documents.T, target, mask, draw)
                 loss = loss + share * part
                 seen[name] = part.detach()
-        nonzeros = (documents.detach() > 0).sum(1).float().mean()
-        seen |= {"nonzeros": nonzeros, "query_nonzeros": (encoded.detach() > 0).sum(1).float().mean()}
+        nonzeros, query_nonzeros = processes.mean(torch.stack(
+            [(rows.detach() > 0).sum(1).float().mean() for rows in (documents, encoded)]))
+        seen |= {"nonzeros": nonzeros, "query_nonzeros": query_nonzeros}
         penalty = self._penalty(documents)
         loss = loss + self.documents_control.weight * penalty
         query_weight = config.query_penalty if self.queries_control is None else self.queries_control.weight
@@ -196,20 +243,21 @@ class Trainer:
         seen |= {"lambda": torch.tensor(self.documents_control.weight), "query_lambda": torch.tensor(query_weight)}
         self.documents_control.update(max(float(nonzeros), 1e-3))
         if self.queries_control is not None:
-            self.queries_control.update(max(float(seen["query_nonzeros"]), 1e-3))
+            self.queries_control.update(max(float(query_nonzeros), 1e-3))
         return loss, seen
 
-    def _ranking(self, scores: torch.Tensor, target: torch.Tensor, mask: torch.Tensor, draw: Draw) -> torch.Tensor:
+    def _ranking(self, scores: torch.Tensor, target: torch.Tensor | None, mask: torch.Tensor,
+                 draw: Draw) -> torch.Tensor:
         config = self.config
         loss = torch.zeros((), device=self.device)
-        if config.kl:
+        if config.kl and target is not None:
             loss = loss + config.kl * losses.kl_distillation(scores, target, 1.0, mask)
         if config.info_nce:
             positives = torch.from_numpy(draw.positives).to(self.device)
             loss = loss + config.info_nce * losses.info_nce(scores, positives, mask, config.temperature)
-        if config.margin_mse:
+        if config.margin_mse and target is not None:
             count = self.config.documents_per_query
-            at = torch.arange(len(scores), device=self.device)[:, None] * count + torch.arange(count, device=self.device)
+            at = torch.arange(len(scores) * count, device=self.device).view(-1, count)
             loss = loss + config.margin_mse * losses.margin_mse(scores.gather(1, at), target.gather(1, at), 0,
                                                                 mask.gather(1, at))
         return loss
@@ -229,10 +277,10 @@ class Trainer:
     def _penalty(self, documents: torch.Tensor) -> torch.Tensor:
         config = self.config
         if config.regulariser == "flops_l0":
-            return losses.flops_l0(documents, config.l0_threshold)
+            return losses.flops_l0(documents, config.l0_threshold, across_devices=True)
         if config.regulariser == "flops_idf":
-            return losses.flops_idf(documents, self.idf.to(documents.device))
-        return losses.l1(documents) if config.regulariser == "l1" else losses.flops(documents)
+            return losses.flops_idf(documents, self.idf.to(documents.device), across_devices=True)
+        return losses.l1(documents) if config.regulariser == "l1" else losses.flops(documents, across_devices=True)
 
     # --- files ------------------------------------------------------------------------------------------------
 
@@ -243,18 +291,34 @@ class Trainer:
                 parameter.copy_(master)
 
     def _report(self, folder: Path, seconds: float) -> None:
+        """A line of the log: means of what the steps since the last one saw."""
         names = self._log[-1].keys()
-        line = {name: round(float(np.mean([float(entry[name]) for entry in self._log if name in entry])), 6)
-                for name in names}
+        means = {name: np.mean([float(entry[name]) for entry in self._log if name in entry]) for name in names}
         self._log.clear()
-        line = {"step": self.step, "seconds": round(seconds, 1), **line}
-        with (folder / "log.jsonl").open("a") as file:
+        if self.rank:
+            return
+        line = {"step": self.step, "seconds": round(seconds, 1),
+                **{name: float(f"{value:.6g}") for name, value in means.items()}}
+        with (folder / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-        if self.step % (4 * _LOG_EVERY) == 0:
-            self.say(" ".join(f"{name}={value:g}" for name, value in line.items()))
+        now = time.monotonic()
+        if now - self._said >= _SAY_SECONDS or self.step == self.total:
+            self._said = now
+            self.say(self._progress(line, now))
+
+    def _progress(self, line: dict[str, float], now: float) -> str:
+        step, began = self._first
+        speed = (self.step - step) / max(now - began, 1e-9)
+        left = (self.total - self.step) / speed
+        remaining = f"{left / 60:.0f} min" if left >= 120 else f"{left:.0f} s"
+        return (f"step {self.step:,} of {self.total:,}: loss {line['loss']:.4g}, {line['nonzeros']:.0f} non-zeros, "
+                f"rate {line['rate']:.2g}, {speed:.3g} steps/s, {remaining} left")
 
     def _save(self, folder: Path, seconds: float) -> None:
-        state = {"step": self.step, "seconds": seconds, "masters": self.masters,
+        if self.rank:
+            return
+        seen = [{name: float(value) for name, value in entry.items()} for entry in self._log]
+        state = {"step": self.step, "seconds": seconds, "masters": self.masters, "log": seen,
                  "optimiser": self.optimiser.state_dict(), "documents_control": self.documents_control.state_dict(),
                  "queries_control": self.queries_control and self.queries_control.state_dict()}
         torch.save(state, folder / "unfinished-checkpoint.pt")
@@ -263,6 +327,7 @@ class Trainer:
     def _resume(self, folder: Path) -> None:
         path = folder / "checkpoint.pt"
         if not path.exists():
+            self._shorten_log(folder)
             return
         state = torch.load(path, map_location=self.device, weights_only=True)
         with torch.no_grad():
@@ -273,21 +338,51 @@ class Trainer:
         self.documents_control.load_state_dict(state["documents_control"])
         if self.queries_control is not None:
             self.queries_control.load_state_dict(state["queries_control"])
-        self.step, self.seconds = state["step"], state["seconds"]
-        self.say(f"going on from step {self.step:,}")
+        self.step, self.seconds, self._log = state["step"], state["seconds"], state.get("log", [])
+        self._shorten_log(folder)
+        self.say(f"going on from step {self.step:,} of {self.total:,}")
+
+    def _shorten_log(self, folder: Path) -> None:
+        """Drop what was logged after the checkpoint: those steps come again."""
+        path = folder / "log.jsonl"
+        if self.rank or not path.exists():
+            return
+        lines = path.read_text("utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= self.step]
+        if len(kept) < len(lines):
+            path.with_name("unfinished-log.jsonl").write_text("".join(kept), "utf-8")
+            path.with_name("unfinished-log.jsonl").replace(path)
 
 
-def document_idf(data: Dataset) -> torch.Tensor:
-    """``log(1 + (N - n + 0.5) / (n + 0.5))`` of every word piece, n documents of N having it: float32 (V,).
+def document_idf(documents: PackedTexts, size: int) -> NDArray[np.float32]:
+    """``log(1 + (N - n + 0.5) / (n + 0.5))`` of every word piece, n documents of N having it: float32 (``size``,).
 
     Robertson and Zaragoza 2009, as Lucene computes it.
     """
-    count = len(data.documents)
-    size = 30_522 if data.documents.ids.max(initial=0) < 30_522 else int(data.documents.ids.max()) + 1
-    rows = np.repeat(np.arange(count, dtype=np.int64), np.diff(data.documents.starts))
-    keys = np.unique(rows * size + data.documents.ids)
-    n = np.bincount(keys % size, minlength=size)
-    return torch.from_numpy(np.log1p((count - n + 0.5) / (n + 0.5)).astype(np.float32))
+    n = np.zeros(size, np.int64)
+    count, per_chunk = len(documents), 32_768
+    for first in range(0, count, per_chunk):
+        starts = documents.starts[first:first + per_chunk + 1]
+        ids = documents.ids[starts[0]:starts[-1]].astype(np.int32)
+        rows = csr_matrix((np.ones(len(ids), np.int8), ids, (starts - starts[0]).astype(np.int32)),
+                          shape=(len(starts) - 1, size))
+        # By word pieces: a document that has one twice stands there twice in a row. Linear, where unique() sorts.
+        columns = rows.tocsc()
+        new = np.ones(len(ids) + 1, np.int64)
+        new[1:-1] = columns.indices[1:] != columns.indices[:-1]
+        new[columns.indptr] = 1
+        before = np.concatenate([[0], np.cumsum(new)])
+        n += before[columns.indptr[1:]] - before[columns.indptr[:-1]]
+    return np.log1p((count - n + 0.5) / (n + 0.5)).astype(np.float32)
+
+
+def _check(config: SpladeTrainingConfig, data: Dataset, mask_id: int | None, size: int) -> None:
+    if config.mlm_steps and mask_id is None:
+        raise InvalidArgumentError(f"warmup.mlm_steps: expected a backbone with [MASK], got {config.backbone}",
+                                   field="warmup.mlm_steps")
+    if config.vector_steps and data.sparse is not None and data.sparse[0].shape[1] != size:
+        raise InvalidArgumentError(f"teachers.sparse_teacher: expected the backbone's {size:,} terms, got "
+                                   f"{data.sparse[0].shape[1]:,}", field="teachers.sparse_teacher")
 
 
 def _ragged(rows: Any, device: str) -> tuple[RaggedRows, RaggedRows] | None:

@@ -23,7 +23,8 @@ from sparsight.service.commands.fields import parse_fields
 from sparsight.service.commands.rendering import bar
 from sparsight.types import BM25Field, DenseField, SAEField, SparseField, SparseVector
 
-COMMANDS = ["demo", "serve", "index", "search", "features", "train-sae", "eval", "verify", "repair", "version"]
+COMMANDS = ["demo", "serve", "index", "search", "features", "train-sae", "train-splade", "eval", "verify", "repair",
+            "version"]
 
 PAPERS = [
     {"_id": "sparse", "title": "Sparse coding", "text": "Simple cells learn a sparse code of images.", "year": 1996},

@@ -81,7 +81,7 @@ def test_values_reach_their_fields(tmp_path: Path) -> None:
     ("[train]\nkl = 0\nmargin_mse = 0", "train.kl", "info_nce or margin_mse above 0, got all 0"),
     ("[teachers]\ndense_weight = 0\nbm25_weight = 0", "teachers.dense_weight", "a teacher of weight above 0"),
     ("[teachers]\nsparse_weight = 2", "teachers.sparse_teacher", 'a model, as its weight is 2, got ""'),
-    ('[teachers]\ndense_teacher = ""\ndense_weight = 0\n[warmup]\nvector_steps = 9', "teachers.dense_teacher",
+    ('[teachers]\ndense_teacher = ""\ndense_weight = 0\n[warmup]\nvector_steps = 9', "teachers.sparse_teacher",
      "as warmup.vector_steps is above 0"),
     ('[sparsity]\nregulariser = "flops_l0"\nl0_threshold = 150', "sparsity.l0_threshold",
      "expected less than document_nonzeros, 135, got 150"),
