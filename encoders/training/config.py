@@ -88,6 +88,8 @@ class SpladeTrainingConfig:
 
     steps : int
         [train] Steps of distillation.
+    mine_every : int
+        Steps of distillation after which the model finds candidates of its own, which join the teachers'; 0 for never.
     batch_queries, documents_per_query : int
         Of a step: queries, and documents for each of them (the positive included).
     encoder_rate, table_rate : float
@@ -159,6 +161,7 @@ class SpladeTrainingConfig:
     warm_rate: float = _setting("warmup", 5e-4, 0.0, 1.0)
 
     steps: int = _setting("train", 8000, 1, _BIG)
+    mine_every: int = _setting("train", 0, 0, _BIG)
     batch_queries: int = _setting("train", 64, 1, 1 << 20)
     documents_per_query: int = _setting("train", 8, 2, 4096)
     encoder_rate: float = _setting("train", 5e-5, 0.0, 1.0)

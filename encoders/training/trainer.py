@@ -29,6 +29,7 @@ from sparsight.encoders.training.dataset import Dataset
 from sparsight.encoders.training.draws import Draw, Draws
 from sparsight.encoders.training.model import SpladeModel, export, new_model
 from sparsight.encoders.training.schedule import NonzeroController, learning_rate
+from sparsight.encoders.training.self_mining import self_mined
 from sparsight.encoders.training.teachers import Say
 from sparsight.errors import InvalidArgumentError
 
@@ -113,12 +114,19 @@ class Trainer:
         began = time.monotonic()
         since = began if since is None else since
         self._said, self._first = began, (self.step, began)
+        if self._mined_by(self.step):
+            self._mine(folder, self._mined_by(self.step))
         with ThreadPoolExecutor(1) as ahead:
             drawn = ahead.submit(self.draws.draw, self.step)
             while self.step < total:
                 draw = drawn.result()
-                drawn = ahead.submit(self.draws.draw, self.step + 1)
-                self._one(draw)
+                if self._mined_by(self.step + 1) == self.step + 1 < total:
+                    self._one(draw)  # the next draw waits for what is mined after this step
+                    self._mine(folder, self.step + 1)
+                    drawn = ahead.submit(self.draws.draw, self.step + 1)
+                else:
+                    drawn = ahead.submit(self.draws.draw, self.step + 1)
+                    self._one(draw)
                 self.step += 1
                 if self.step % _LOG_EVERY == 0 or self.step == total:
                     self._report(folder, self.seconds + time.monotonic() - began)
@@ -135,6 +143,21 @@ class Trainer:
             export(self.model, self.config, folder / "model")
             export(self.model, self.config, folder / "model-float32", quantise=False)
         return True
+
+    def _mined_by(self, step: int) -> int:
+        """The last step up to ``step`` before which candidates are mined; 0 for none."""
+        every = self.config.mine_every
+        rounds = (step - self.warm_steps) // every if every else 0
+        return self.warm_steps + rounds * every if rounds > 0 else 0
+
+    def _mine(self, folder: Path, step: int) -> None:
+        """Add the model's own candidates to the teachers'."""
+        if self.rank == 0:
+            self_mined(folder, step, self.model, self.data, self.config.candidates)
+        processes.wait_for_all()
+        own = self_mined(folder, step, self.model, self.data, self.config.candidates)
+        self.draws.candidates = np.concatenate([self.data.candidates, own], axis=1)
+        self.say(f"mined the model's own candidates before step {step:,}")
 
     def _one(self, draw: Draw) -> None:
         """One step: rates, losses, gradients, update."""

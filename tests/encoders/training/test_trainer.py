@@ -351,3 +351,17 @@ def test_the_command(make_config: Any, tmp_path: Path, capsys: pytest.CaptureFix
     assert run("--data", str(tmp_path), "--out", str(tmp_path / "moved"), "--slice", "0.001", "--json")[0] | {
         "seconds": 0, "last": {}} == {"finished": False, "step": 1, "steps": 2, "seconds": 0, "model": None,
                                       "plot": None, "last": {}, "out": str(tmp_path / "moved")}
+
+
+def test_candidates_are_mined_on_the_way(make_config: Any, tmp_path: Path) -> None:
+    whole = make_config(steps=6, mine_every=2)
+    assert train(whole, "cpu").finished
+    warm = whole.mlm_steps + whole.vector_steps
+    mined = sorted(path.name for path in whole.output.glob("self-mined-*.npy"))
+    assert mined == [f"self-mined-{warm + after}.npy" for after in (2, 4)]
+    found = np.load(whole.output / mined[0])
+    assert found.shape[1] == whole.candidates and (found >= 0).any()
+    sliced = make_config(steps=6, mine_every=2, output=tmp_path / "sliced", slice_seconds=1e-3, checkpoint_every=100)
+    while not train(sliced, "cpu").finished:
+        pass
+    assert weights_of(whole) == weights_of(sliced)
