@@ -65,7 +65,7 @@ def test_values_reach_their_fields(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("text", "field", "message"), [
     ("[trian]\nsteps = 1", "trian", "unknown key trian; expected one of: model, data, teachers, warmup, train, "),
-    ("[train]\nstep = 1", "train.step", "unknown key train.step; expected one of: steps, batch_queries"),
+    ("[train]\nstep = 1", "train.step", "unknown key train.step; expected one of: steps, mine_every"),
     ("[model]\nsteps = 1", "model.steps", "unknown key model.steps; expected one of: backbone"),
     ("[train]\nsteps = 0", "train.steps", r"train.steps: expected a whole number in [1, 1e+09], got 0"),
     ("[train]\nsteps = 1.5", "train.steps", "train.steps: expected a whole number, got 1.5"),
