@@ -13,12 +13,11 @@ BERT ones here does) goes over to bfloat16 for good, and the batch in which that
 from __future__ import annotations
 
 import copy
-import queue
 import threading
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -26,17 +25,17 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from torch import nn
 
-from sparsight.encoders.packed import PackedBert, Packing
+from sparsight.encoders.ahead import ahead
+from sparsight.encoders.packed import PackedBert, Packing, take
 from sparsight.errors import CheckpointError
 from sparsight.kernels.gpu.max_logits import TokenTiles, max_logits
 from sparsight.kernels.gpu.pruned_csr import DeviceRows, pruned_csr
 
-__all__ = ["BATCH_TOKENS", "SLICE", "GpuSplade", "ahead", "packed_model"]
+__all__ = ["BATCH_TOKENS", "SLICE", "GpuSplade", "packed_model"]
 
 BATCH_TOKENS = 65_536  # word pieces the GPU gets at once
 BATCH_TEXTS = 4096  # and texts: of 30,522 terms, these are 250 MB of float16 weights
 SLICE = 8192  # texts that are tokenised, sorted by length and put back in order together
-T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -124,7 +123,8 @@ class GpuSplade:
         lengths = np.diff(starts)
         order = np.argsort(-lengths, kind="stable")
         order = order[:np.count_nonzero(lengths > self.special)]
-        ids, bounds = _take_texts(ids, starts, order)
+        at, bounds = take(starts, order)
+        ids = ids[at]
         part = _Slice(len(lengths), order, [])
         with _on(stream):
             for first, last in _cut(bounds):
@@ -232,60 +232,6 @@ def packed_model(model: nn.Module, decoder: nn.Linear, config: Mapping[str, Any]
         expected = model(input_ids=ids[None])[0][0]
         got = packed(ids, Packing(np.array([0, len(ids)]), "cpu"))
     return packed if got.shape == expected.shape and torch.allclose(got, expected, 1e-3, 1e-3) else None
-
-
-def ahead(items: Iterable[T], depth: int) -> Generator[T, None, None]:
-    """The items, made in another thread that is up to ``depth`` of them ahead; its errors are raised here.
-
-    Closing the generator ends the thread, after the item it is at.
-    """
-    ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(depth)
-    stopped = threading.Event()
-
-    def put(item: T | None, error: BaseException | None) -> None:
-        while not stopped.is_set():
-            try:
-                return ready.put((item, error), timeout=0.05)
-            except queue.Full:
-                continue
-
-    def work() -> None:
-        error: BaseException = StopIteration()
-        source = iter(items)
-        try:
-            for item in source:
-                put(item, None)
-                if stopped.is_set():
-                    break
-        except BaseException as raised:
-            error = raised
-        finally:
-            getattr(source, "close", lambda: None)()
-            put(None, error)
-
-    thread = threading.Thread(target=work, name="sparsight-ahead", daemon=True)
-    thread.start()
-    try:
-        while True:
-            item, error = ready.get()
-            if isinstance(error, StopIteration):
-                return
-            if error is not None:
-                raise error
-            yield item  # type: ignore[misc]
-    finally:
-        stopped.set()
-        thread.join()
-
-
-def _take_texts(ids: NDArray[np.int32], starts: NDArray[np.int64], order: NDArray[np.int64],
-                ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Some of the packed texts, in another order."""
-    bounds = np.concatenate([[0], np.cumsum(np.diff(starts)[order])]).astype(np.int64)
-    if len(bounds) == len(starts) and np.array_equal(order, np.arange(len(order))):
-        return ids, bounds
-    shift = np.repeat(starts[order] - bounds[:-1], np.diff(bounds))
-    return ids[shift + np.arange(bounds[-1])], bounds
 
 
 def _cut(bounds: NDArray[np.int64]) -> Iterator[tuple[int, int]]:

@@ -21,7 +21,7 @@ from sparsight.errors import CheckpointError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["PackedBert", "Packing", "attention"]
+__all__ = ["PackedBert", "Packing", "attention", "take"]
 
 
 class Packing:
@@ -50,6 +50,20 @@ class Packing:
     @property
     def texts(self) -> int:
         return len(self.starts) - 1
+
+
+def take(starts: NDArray[np.int64], rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where the entries of ``rows`` lie in a ragged array, one row after another, and the starts of what that makes.
+
+    Examples
+    --------
+    >>> take(np.array([0, 2, 5]), np.array([1, 0]))
+    (array([2, 3, 4, 0, 1]), array([0, 3, 5]))
+    """
+    lengths = starts[rows + 1] - starts[rows]
+    made = np.zeros(len(rows) + 1, np.int64)
+    np.cumsum(lengths, out=made[1:])
+    return np.arange(made[-1]) + np.repeat(starts[rows] - made[:-1], lengths), made
 
 
 class PackedBert(nn.Module):

@@ -18,8 +18,9 @@ from sparsight.encoders.base import Mode
 from sparsight.encoders.batching import Batch
 from sparsight.encoders.checkpoint import load_head, take
 from sparsight.encoders.sparse import Row, SparseEncoder, keep_largest
-from sparsight.encoders.splade import activate, max_logits
+from sparsight.encoders.splade import max_logits
 from sparsight.errors import CheckpointError
+from sparsight.kernels.reference.max_logits import activate
 
 if TYPE_CHECKING:
     import torch

@@ -27,6 +27,7 @@ from sparsight.encoders.batching import Batch, Progress
 from sparsight.encoders.settings import Settings
 from sparsight.encoders.sparse import Row, SparseEncoder, keep_largest
 from sparsight.errors import CheckpointError
+from sparsight.kernels.reference.max_logits import activate
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
     from sparsight.encoders.gpu_encoding import GpuSplade
 
-__all__ = ["SpladeEncoder", "activate", "max_logits", "sum_weights"]
+__all__ = ["SpladeEncoder", "max_logits", "sum_weights"]
 
 HEAD_FLOATS = 1 << 20  # logits in memory at a time (4 MB: about a core's L2 cache), instead of B x T x V
 
@@ -208,15 +209,6 @@ def sum_weights(hidden: torch.Tensor, lengths: NDArray[np.int64], weight: torch.
             weights = activate(logits, activation).view(texts, tokens, -1)
             out[:, first:first + step] = torch.einsum("btv,bt->bv", weights, inside)
         return out
-
-
-def activate(logits: torch.Tensor, activation: str) -> torch.Tensor:
-    """``log1p(relu(x))``, and for "log1p_log1p_relu" the logarithm of that once more; never negative."""
-    import torch
-
-    with torch.inference_mode():
-        weights = torch.log1p(torch.relu(logits))
-        return torch.log1p(weights) if activation == "log1p_log1p_relu" else weights
 
 
 def _take_decoder(model: nn.Module, settings: Settings) -> nn.Linear:

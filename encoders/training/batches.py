@@ -1,4 +1,4 @@
-"""Texts as packed word pieces, and batches of them that waste nothing on padding."""
+"""Texts as packed word pieces, batches of them that waste nothing on padding, and rows that go with them."""
 
 from __future__ import annotations
 
@@ -8,24 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 
-from sparsight.encoders.packed import Packing
+from sparsight.encoders.packed import Packing, take
+from sparsight.encoders.training.bm25 import idf_of
 
-__all__ = ["PackedTexts", "RaggedRows", "take"]
-
-
-def take(starts: NDArray[np.int64], rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where the entries of ``rows`` lie in a ragged array, one row after another, and the starts of what that makes.
-
-    Examples
-    --------
-    >>> take(np.array([0, 2, 5]), np.array([1, 0]))
-    (array([2, 3, 4, 0, 1]), array([0, 3, 5]))
-    """
-    lengths = starts[rows + 1] - starts[rows]
-    made = np.zeros(len(rows) + 1, np.int64)
-    np.cumsum(lengths, out=made[1:])
-    return np.arange(made[-1]) + np.repeat(starts[rows] - made[:-1], lengths), made
+__all__ = ["PackedTexts", "RaggedRows", "document_idf"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,3 +87,22 @@ class RaggedRows:
         out = torch.zeros((len(rows), self.width), dtype=dtype, device=device)
         out[row, self.terms[where].long()] = self.values[where].to(dtype)
         return out
+
+
+def document_idf(documents: PackedTexts, size: int) -> NDArray[np.float32]:
+    """:func:`idf_of` every word piece: float32 (``size``,)."""
+    n = np.zeros(size, np.int64)
+    count, per_chunk = len(documents), 32_768
+    for first in range(0, count, per_chunk):
+        starts = documents.starts[first:first + per_chunk + 1]
+        ids = documents.ids[starts[0]:starts[-1]].astype(np.int32)
+        rows = csr_matrix((np.ones(len(ids), np.int8), ids, (starts - starts[0]).astype(np.int32)),
+                          shape=(len(starts) - 1, size))
+        # By word pieces: a document that has one twice stands there twice in a row. Linear, where unique() sorts.
+        columns = rows.tocsc()
+        new = np.ones(len(ids) + 1, np.int64)
+        new[1:-1] = columns.indices[1:] != columns.indices[:-1]
+        new[columns.indptr] = 1
+        before = np.concatenate([[0], np.cumsum(new)])
+        n += before[columns.indptr[1:]] - before[columns.indptr[:-1]]
+    return idf_of(n, count)

@@ -20,7 +20,7 @@ from scipy.sparse import csr_matrix
 
 from sparsight.errors import InvalidArgumentError
 
-__all__ = ["STOP_WORDS", "BM25Impacts", "bm25_impacts"]
+__all__ = ["STOP_WORDS", "BM25Impacts", "bm25_impacts", "idf_of"]
 
 # Lucene's EnglishAnalyzer.ENGLISH_STOP_WORDS_SET. These words, the pattern and the stemmer (Snowball English) are those
 # of a BM25 field of the index, whose analyser this package may not import; a test holds the two together.
@@ -105,6 +105,15 @@ def bm25_impacts(documents: Sequence[str], queries: Sequence[str], *, k1: float 
 
 
 # --- counting, in the workers ---------------------------------------------------------------------------------
+
+
+def idf_of(frequencies: NDArray[np.int64], count: int) -> NDArray[np.float32]:
+    """``log(1 + (N - n + 0.5) / (n + 0.5))`` for terms that n of N = ``count`` documents have.
+
+    Robertson and Zaragoza 2009, "The Probabilistic Relevance Framework", with the 1 that Lucene adds.
+    """
+    idf: NDArray[np.float32] = np.log1p((count - frequencies + 0.5) / (frequencies + 0.5)).astype(np.float32)
+    return idf
 
 
 def _counted(texts: Sequence[str], processes: int) -> Iterator[_Counts]:
@@ -217,8 +226,7 @@ def _renumbered(counts: csr_matrix, columns: NDArray[np.int32], width: int) -> c
 
 
 def _idf(counts: csr_matrix) -> NDArray[np.float32]:
-    frequency = np.bincount(counts.indices, minlength=counts.shape[1])
-    return np.log1p((counts.shape[0] - frequency + 0.5) / (frequency + 0.5)).astype(np.float32)
+    return idf_of(np.bincount(counts.indices, minlength=counts.shape[1]), counts.shape[0])
 
 
 def _impacts(counts: csr_matrix, lengths: NDArray[np.float64], k1: float, b: float) -> csr_matrix:

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from sparsight.encoders.settings import ACTIVATIONS
 from sparsight.encoders.training.pairs import TextSource
 from sparsight.errors import InvalidArgumentError
 
@@ -60,8 +61,8 @@ class SpladeTrainingConfig:
         the word embeddings as decoder.
     head_bias : float
         What every term's bias starts at with a new head: how sparse the first texts are.
-    activation : "log1p" or "log1p_twice"
-        After the ReLU; twice is the l0 paper's (arXiv:2504.14839).
+    activation : "log1p_relu" or "log1p_log1p_relu"
+        The second logarithm is the l0 paper's (arXiv:2504.14839).
     max_document_tokens, max_query_tokens : int
         Longer texts are cut; special tokens included.
 
@@ -141,7 +142,7 @@ class SpladeTrainingConfig:
     backbone: str = _setting("model", "all-MiniLM-L6-v2")
     head: str = _setting("model", "new", choices=("checkpoint", "new"))
     head_bias: float = _setting("model", -2.0, -100.0, 100.0)
-    activation: str = _setting("model", "log1p", choices=("log1p", "log1p_twice"))
+    activation: str = _setting("model", "log1p_relu", choices=ACTIVATIONS)
     max_document_tokens: int = _setting("model", 192, 8, 8192)
     max_query_tokens: int = _setting("model", 48, 8, 8192)
 

@@ -19,6 +19,7 @@ from sparsight.encoders.quantised import save_int8
 from sparsight.encoders.query_table import save_query_weights, special_pieces
 from sparsight.encoders.training.batches import PackedTexts
 from sparsight.encoders.training.config import SpladeTrainingConfig
+from sparsight.kernels.reference.max_logits import activate
 from sparsight.kernels.reference.max_logits import max_logits as reference_max_logits
 
 __all__ = ["SpladeModel", "export", "new_model"]
@@ -33,15 +34,15 @@ class SpladeModel(nn.Module):
         With a head.
     table : float32, shape (V,)
         Query weights at the start; negative ones count as 0.
-    twice : bool
-        A second logarithm in the activation.
+    activation : str
+        One of :data:`sparsight.encoders.settings.ACTIVATIONS`.
     """
 
-    def __init__(self, bert: PackedBert, table: torch.Tensor, twice: bool) -> None:
+    def __init__(self, bert: PackedBert, table: torch.Tensor, activation: str) -> None:
         super().__init__()
         self.bert = bert
         self.table = nn.Parameter(table.float())
-        self.twice = twice
+        self.activation = activation
 
     def hidden(self, texts: PackedTexts) -> tuple[torch.Tensor, Packing]:
         """Vectors (T, H) that meet the vocabulary."""
@@ -61,8 +62,7 @@ class SpladeModel(nn.Module):
 
     def weights(self, logits: torch.Tensor) -> torch.Tensor:
         """Term weights (B, V)."""
-        weights = torch.log1p(torch.relu(logits))
-        return torch.log1p(weights) if self.twice else weights
+        return activate(logits, self.activation)
 
     def look_up(self, texts: PackedTexts) -> torch.Tensor:
         """Query vectors (B, V) of the table: each of a text's word pieces once."""
@@ -95,7 +95,7 @@ def new_model(config: SpladeTrainingConfig, idf: NDArray[np.float32]) -> SpladeM
     bert.load(state)
     table = torch.from_numpy(idf.astype(np.float32)) / 2
     table[torch.from_numpy(special_pieces(encoder.tokenizer, len(idf)))] = -1.0  # stays out: relu has no gradient there
-    return SpladeModel(bert, table, config.activation == "log1p_twice")
+    return SpladeModel(bert, table, config.activation)
 
 
 def export(model: SpladeModel, config: SpladeTrainingConfig, folder: Path, *, quantise: bool = True) -> None:
@@ -116,7 +116,7 @@ def export(model: SpladeModel, config: SpladeTrainingConfig, folder: Path, *, qu
         if (source.weights / name).exists():
             shutil.copyfile(source.weights / name, folder / name)
             (folder / name).chmod(0o644)
-    own = {"kind": "sparse", "activation": "log1p_log1p_relu" if model.twice else "log1p_relu", "query": "table",
+    own = {"kind": "sparse", "activation": model.activation, "query": "table",
            "max_tokens": min(256, int(source.config["max_position_embeddings"]))}
     (folder / "sparsight.json").write_text(json.dumps(own, indent=2) + "\n")
     save_query_weights(torch.relu(model.table).detach().cpu().numpy(), folder)

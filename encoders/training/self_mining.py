@@ -59,8 +59,7 @@ def _on_gpu(model: SpladeModel, texts: PackedTexts) -> Iterator[csr_matrix]:
     from sparsight.encoders.gpu_encoding import GpuSplade
 
     # A copy: the encoder takes the gradients off the model it is given.
-    encoder = GpuSplade(copy.deepcopy(model.bert), activation="log1p_log1p_relu" if model.twice else "log1p_relu",
-                        device=str(model.bert.word.device))
+    encoder = GpuSplade(copy.deepcopy(model.bert), activation=model.activation, device=str(model.bert.word.device))
     packed = ((part.ids.astype(np.int32), part.starts) for part in _slices(texts, _SLICE))
     yield from encoder.stream(packed, max_terms=256)
 

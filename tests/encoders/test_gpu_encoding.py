@@ -147,7 +147,7 @@ def test_other_models_have_no_packed_one(make_model: Any, config: dict[str, Any]
 
 @inside
 def test_ahead() -> None:
-    from sparsight.encoders.gpu_encoding import ahead
+    from sparsight.encoders.ahead import ahead
 
     made: list[int] = []
 

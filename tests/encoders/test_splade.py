@@ -13,8 +13,9 @@ from scipy.sparse import csr_matrix
 from sparsight.encoders import splade
 from sparsight.encoders.checkpoint import read_settings
 from sparsight.encoders.sparse import keep_largest
-from sparsight.encoders.splade import SpladeEncoder, activate, max_logits
+from sparsight.encoders.splade import SpladeEncoder, max_logits
 from sparsight.errors import CheckpointError, InvalidArgumentError
+from sparsight.kernels.reference.max_logits import activate
 
 TEXTS = [
     "the cat sat on the mat",
