@@ -12,11 +12,17 @@ from sparsight.encoders.base import Mode, TransformerEncoder
 from sparsight.encoders.batching import Batch, Progress
 from sparsight.encoders.precision import Precision
 from sparsight.encoders.settings import Settings
+from sparsight.errors import CheckpointError
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["DenseEncoder", "pool"]
+    from sparsight.encoders.packed import PackedBert, PackedTexts
+
+__all__ = ["DenseEncoder", "pool", "pool_packed"]
+
+GPU_BATCH_TOKENS = 65_536
+GPU_SLICE = 65_536  # texts that are tokenised and sorted by length together
 
 
 class DenseEncoder(TransformerEncoder):
@@ -32,9 +38,27 @@ class DenseEncoder(TransformerEncoder):
     def __init__(self, settings: Settings, *, name: str = "", device: str = "cpu", fingerprint: str = "",
                  precision: Precision = "float32") -> None:
         super().__init__(settings, name=name, device=device, fingerprint=fingerprint, precision=precision)
+        self._packed = self._on_gpu()
         self._place_model()
         config: Any = self._model.config
         self.dimension = int(config.hidden_size)
+
+    def _on_gpu(self) -> PackedBert | None:
+        """The model without padding, for a BERT on a GPU that need not be float32; None otherwise."""
+        if not self._device.startswith("cuda") or self._asked == "float32":
+            return None
+        import torch
+
+        from sparsight.encoders.packed import PackedBert
+
+        try:
+            packed = PackedBert(self.settings.config, head=False).load(self._model.state_dict())
+        except CheckpointError:
+            return None
+        if self._asked == "auto":
+            self.precision = "float16"
+        dtype = torch.float16 if self.precision == "float16" else torch.bfloat16
+        return packed.eval().requires_grad_(False).to(self._device, dtype)
 
     def encode(self, texts: Sequence[str], *, mode: Mode = "document", max_tokens: int = 0,
                progress: Progress | None = None) -> NDArray[np.float32]:
@@ -62,6 +86,8 @@ class DenseEncoder(TransformerEncoder):
             If ``texts`` are no strings, or another argument is out of range.
         """
         out = np.zeros((len(texts), self.dimension), np.float32)
+        if self._packed is not None:
+            return self._encode_packed(self._packed, texts, mode, max_tokens, progress, out)
 
         def finish(batch: Batch, hidden: torch.Tensor) -> NDArray[np.float32]:
             vectors: NDArray[np.float32] = pool(hidden, batch.lengths, self.settings.pooling).cpu().numpy()
@@ -70,6 +96,40 @@ class DenseEncoder(TransformerEncoder):
         for batch, vectors in self._run(texts, mode, max_tokens, progress, finish):
             out[batch.rows] = vectors
         return out
+
+    def _encode_packed(self, model: PackedBert, texts: Sequence[str], mode: Mode, max_tokens: int,
+                       progress: Progress | None, out: NDArray[np.float32]) -> NDArray[np.float32]:
+        from sparsight.encoders.packed import PackedTexts
+
+        limit = self._check(texts, mode, max_tokens)
+        shown = self._shown(texts, mode)
+        done = 0
+        for first in range(0, len(shown), GPU_SLICE):
+            packed = PackedTexts(*self._tokens.packed(shown[first:first + GPU_SLICE], limit))
+            for rows in packed.batches(GPU_BATCH_TOKENS):
+                out[first + rows] = pool_packed(model, packed.rows(rows), self.settings.pooling).cpu().numpy()
+                done += len(rows)
+                if progress is not None:
+                    progress(done, len(texts))
+        return out
+
+
+def pool_packed(model: PackedBert, texts: PackedTexts, pooling: str) -> torch.Tensor:
+    """Unit vectors, float32 (B, D), of packed texts on the model's device; ``pooling`` as for :func:`pool`."""
+    import torch
+
+    with torch.inference_mode():
+        ids, packing = texts.on(model.word.device)
+        hidden = model(ids, packing)
+        if pooling == "cls":
+            pooled = hidden[packing.bounds[:-1].long()].float()
+        else:
+            counts = packing.bounds.diff()
+            owner = torch.repeat_interleave(torch.arange(len(texts), device=hidden.device), counts.long(),
+                                            output_size=len(hidden))
+            sums = hidden.new_zeros((len(texts), hidden.shape[1]), dtype=torch.float32)
+            pooled = sums.index_add_(0, owner, hidden.float()) / counts[:, None]
+        return torch.nn.functional.normalize(pooled, dim=1)
 
 
 def pool(hidden: torch.Tensor, lengths: NDArray[np.int64], pooling: str) -> torch.Tensor:

@@ -3,23 +3,24 @@
 ==========  ==========================================================================================================
 "float32"   everything in float32: what others' float32 gives within 1e-3
 "bfloat16"  weights, layers and the head's product in bfloat16 (8 significant bits); sums in float32
-"auto"      on a CPU with AMX or AVX512-BF16, bfloat16 for SPLADE; on a GPU, float16 for SPLADE where its kernels run
-            (:mod:`sparsight.encoders.gpu_encoding`); float32 otherwise
+"auto"      on a CPU with AMX or AVX512-BF16, bfloat16 for SPLADE; on a GPU, float16 for BERTs (with
+            :mod:`sparsight.encoders.gpu_encoding` for SPLADE); float32 otherwise
 ==========  ==========================================================================================================
 
 What is returned is float32 in any case, and the fingerprint is that of the weights: vectors of different precisions
-meet in one index. nDCG@10 on SciFact's 300 test queries:
+meet in one index. nDCG@10 on SciFact's 300 test queries (``benches.quality --sets scifact`` with
+``SPARSIGHT_PRECISION`` set):
 
-=========================  ===========  =========  ================================  ================================
-model, word pieces         float32      bfloat16   queries bfloat16, texts float32   queries float32, texts bfloat16
-=========================  ===========  =========  ================================  ================================
-splade-tiny, 256           0.6436       0.6434     0.6429                            0.6427
-all-MiniLM-L6-v2, 128      0.6239       0.6249     0.6246                            0.6237
-=========================  ===========  =========  ================================  ================================
+=========================  ===========  =========
+model, word pieces         float32      bfloat16
+=========================  ===========  =========
+splade-tiny, 256           @A@          @B@
+all-MiniLM-L6-v2, 256      @C@          @D@
+=========================  ===========  =========
 
-Dense encoders stay with float32 under "auto": 0.001 is one of 300 queries, but what bfloat16 does to the latents of an
-autoencoder over their vectors was not measured. In bfloat16 the last bits of a text's vector may depend on the texts
-it is encoded with, and one bit is 0.4 %.
+Dense encoders stay with float32 on a CPU under "auto": what bfloat16 does to the latents of an autoencoder over their
+vectors was not measured. In bfloat16 the last bits of a text's vector may depend on the texts it is encoded with, and
+one bit is 0.4 %.
 """
 
 from __future__ import annotations

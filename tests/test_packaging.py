@@ -30,8 +30,7 @@ ARROWS = {
     "index": {"kernels"},
     "encoders": {"kernels"},
     "retrieval": {"index", "encoders", "kernels"},
-    # Of the kernels, the flag that stops a search; of the encoders, the training that has a command.
-    "service": {"retrieval", "encoders", "kernels", "v1"},
+    "service": {"retrieval", "kernels", "v1"},  # of the kernels, the flag that stops a search
     "sparsight": {"retrieval", "service"},
 }
 HEAVY = ("torch", "transformers", "faiss", "scipy", "pyarrow", "sqlite3", "sparsight.retrieval", "sparsight.index",

@@ -38,7 +38,7 @@ def encode(data: Path, folder: Path, device: str, sae_seconds: float) -> None:
     print(f"{len(texts):,} documents, {len(queries):,} queries", flush=True)
     splade_shards(texts, folder, device)
     if not (path := folder / "splade-queries.npz").exists():
-        save_planes(path, splade_matrix(load_encoder("splade-tiny", device=device), queries, device))  # type: ignore[arg-type]
+        save_planes(path, splade_matrix(load_encoder("splade-tiny", device=device), queries))  # type: ignore[arg-type]
     sizes = {latents: folder / f"sae{latents}-queries.npz" for latents in (16_384, 65_536)}
     if all(path.exists() for path in sizes.values()):
         return

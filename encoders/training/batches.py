@@ -1,62 +1,16 @@
-"""Texts as packed word pieces, batches of them that waste nothing on padding, and rows that go with them."""
+"""Rows that go with packed texts, on a device; statistics of such texts."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from sparsight.encoders.packed import Packing, take
+from sparsight.encoders.packed import PackedTexts, take
 from sparsight.encoders.training.bm25 import idf_of
 
-__all__ = ["PackedTexts", "RaggedRows", "document_idf"]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PackedTexts:
-    """Word pieces of N texts, one text after another.
-
-    Attributes
-    ----------
-    ids : uint16 or int32, shape (T,)
-    starts : int64, shape (N + 1,)
-    """
-
-    ids: NDArray[np.uint16] | NDArray[np.int32]
-    starts: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.starts) - 1
-
-    def rows(self, rows: NDArray[np.int64]) -> PackedTexts:
-        """The texts ``rows``, in that order."""
-        at, starts = take(self.starts, rows)
-        return PackedTexts(self.ids[at], starts)
-
-    def joined(self, other: PackedTexts) -> PackedTexts:
-        """These texts, then the other's."""
-        return PackedTexts(np.concatenate([self.ids, other.ids]),
-                           np.concatenate([self.starts, other.starts[1:] + self.starts[-1]]))
-
-    def on(self, device: torch.device | str) -> tuple[torch.Tensor, Packing]:
-        """What :class:`PackedBert` takes."""
-        ids = torch.from_numpy(self.ids.astype(np.int64))
-        return ids.to(device, non_blocking=True), Packing(self.starts, device)
-
-    def batches(self, tokens: int) -> Iterator[NDArray[np.int64]]:
-        """Rows in batches of about ``tokens`` word pieces, long texts first."""
-        order = np.argsort(-np.diff(self.starts), kind="stable")
-        ends = np.cumsum(np.diff(self.starts)[order])
-        first = 0
-        while first < len(order):
-            done = ends[first - 1] if first else 0
-            last = max(int(np.searchsorted(ends, done + tokens, "right")), first + 1)
-            yield order[first:last]
-            first = last
+__all__ = ["RaggedRows", "document_idf"]
 
 
 class RaggedRows:

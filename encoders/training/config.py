@@ -135,6 +135,8 @@ class SpladeTrainingConfig:
         The run stops after so long with a checkpoint to go on from; 0 for no limit.
     checkpoint_every : int
         Steps between checkpoints.
+    prepared : str
+        Folder of the prepared data, which runs may share; ``data`` in the run's folder if empty.
     output : Path
         Folder for checkpoints, log and model.
     """
@@ -190,6 +192,7 @@ class SpladeTrainingConfig:
     seed: int = _setting("run", 0, 0, 2**31 - 1)
     slice_seconds: float = _setting("run", 0.0, 0.0, 1e9)
     checkpoint_every: int = _setting("run", 500, 1, _BIG)
+    prepared: str = _setting("run", "")
     output: Path = _setting("run", Path("runs/splade"))  # noqa: RUF009 (no path ever changes)
 
     def __post_init__(self) -> None:

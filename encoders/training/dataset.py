@@ -29,14 +29,19 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from sparsight.encoders.loading import load_encoder
-from sparsight.encoders.training.batches import PackedTexts
+from sparsight.encoders.dense import DenseEncoder
+from sparsight.encoders.loading import load_encoder, split_name
+from sparsight.encoders.packed import PackedTexts
+from sparsight.encoders.sparse import SparseEncoder
 from sparsight.encoders.training.bm25 import bm25_impacts
 from sparsight.encoders.training.config import SpladeTrainingConfig
 from sparsight.encoders.training.pairs import TrainingTexts, read_training_texts
-from sparsight.encoders.training.teachers import Say, best_by_product, best_by_search, dense_vectors, sparse_rows
+from sparsight.encoders.training.teachers import Say, best_by_product, best_by_search
+from sparsight.errors import CheckpointError
 
 __all__ = ["Dataset", "Files", "prepare", "without_relevant"]
+
+TEACHER_TERMS = 256  # of a text, at most
 
 
 class Dataset:
@@ -82,7 +87,7 @@ class Files:
     def of(cls, config: SpladeTrainingConfig, folder: Path) -> Files:
         """The files of ``config`` in ``folder``."""
         drawn = [str(config.sources), config.seed]
-        models = {name: load_encoder(name).fingerprint if name else ""
+        models = {name: (load_encoder(name).fingerprint, *split_name(name)[1:]) if name else ""
                   for name in (config.backbone, config.dense_teacher, config.sparse_teacher)}
 
         def path(name: str, ending: str, *settings: object) -> Path:
@@ -108,8 +113,8 @@ def prepare(config: SpladeTrainingConfig, folder: Path, device: str, say: Say) -
         _once(files.bm25, lambda path: _bm25(texts, path), say)  # before the GPU is in use: it forks
         tokens = config.max_document_tokens, config.max_query_tokens
         _once(files.pieces, lambda path: _pieces(config.backbone, texts, tokens, path), say)
-        _once(files.dense, lambda path: _dense(config, texts, device, path, say), say)
-        _once(files.sparse, lambda path: _sparse(config, texts, device, path, say), say)
+        _once(files.dense, lambda path: _dense(config, texts, device, path), say)
+        _once(files.sparse, lambda path: _sparse(config, texts, device, path), say)
         _once(files.candidates, lambda path: _candidates(config, texts, files, device, path), say)
     return Dataset(files)
 
@@ -158,16 +163,20 @@ def _bm25(texts: TrainingTexts, path: Path) -> None:
     _save_rows(path, made.documents, made.queries)
 
 
-def _dense(config: SpladeTrainingConfig, texts: TrainingTexts, device: str, path: Path, say: Say) -> None:
-    encoder = load_encoder(config.dense_teacher)
-    np.savez(path, documents=dense_vectors(encoder, texts.documents, 256, device, say),
-             queries=dense_vectors(encoder, texts.queries, 64, device, say))
+def _dense(config: SpladeTrainingConfig, texts: TrainingTexts, device: str, path: Path) -> None:
+    encoder = load_encoder(config.dense_teacher, device=device)
+    if not isinstance(encoder, DenseEncoder):
+        raise CheckpointError(f"expected a dense encoder as teachers.dense_teacher, got {encoder!r}")
+    np.savez(path, documents=encoder.encode(texts.documents, max_tokens=256).astype(np.float16),
+             queries=encoder.encode(texts.queries, mode="query", max_tokens=64).astype(np.float16))
 
 
-def _sparse(config: SpladeTrainingConfig, texts: TrainingTexts, device: str, path: Path, say: Say) -> None:
+def _sparse(config: SpladeTrainingConfig, texts: TrainingTexts, device: str, path: Path) -> None:
     encoder = load_encoder(config.sparse_teacher, device=device)
-    _save_rows(path, sparse_rows(encoder, texts.documents, 256, device, say),
-               sparse_rows(encoder, texts.queries, 64, device, say))
+    if not isinstance(encoder, SparseEncoder):
+        raise CheckpointError(f"expected a sparse encoder as teachers.sparse_teacher, got {encoder!r}")
+    documents = encoder.encode(texts.documents, max_tokens=256, max_terms=TEACHER_TERMS)
+    _save_rows(path, documents, encoder.encode(texts.queries, mode="query", max_tokens=64, max_terms=TEACHER_TERMS))
 
 
 def _candidates(config: SpladeTrainingConfig, texts: TrainingTexts, files: Files, device: str, path: Path) -> None:

@@ -14,10 +14,9 @@ from torch import nn
 
 from sparsight.encoders.checkpoint import load_model
 from sparsight.encoders.loading import load_encoder
-from sparsight.encoders.packed import PackedBert, Packing
+from sparsight.encoders.packed import PackedBert, PackedTexts, Packing
 from sparsight.encoders.quantised import save_int8
 from sparsight.encoders.query_table import save_query_weights, special_pieces
-from sparsight.encoders.training.batches import PackedTexts
 from sparsight.encoders.training.config import SpladeTrainingConfig
 from sparsight.kernels.reference.max_logits import activate
 from sparsight.kernels.reference.max_logits import max_logits as reference_max_logits
@@ -112,7 +111,7 @@ def export(model: SpladeModel, config: SpladeTrainingConfig, folder: Path, *, qu
              if not key.startswith("_") and key != "transformers_version"}
     written: dict[str, Any] = {**given, "architectures": ["BertForMaskedLM"], "tie_word_embeddings": True}
     (folder / "config.json").write_text(json.dumps(written, indent=2) + "\n")
-    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         if (source.weights / name).exists():
             shutil.copyfile(source.weights / name, folder / name)
             (folder / name).chmod(0o644)

@@ -9,8 +9,9 @@ import torch
 from torch.nn import functional as F
 
 from sparsight.encoders.loading import load_encoder
+from sparsight.encoders.packed import PackedTexts
 from sparsight.encoders.training import losses, processes
-from sparsight.encoders.training.batches import PackedTexts, RaggedRows, document_idf
+from sparsight.encoders.training.batches import RaggedRows, document_idf
 from sparsight.encoders.training.chunks import in_chunks
 from sparsight.encoders.training.config import SpladeTrainingConfig
 from sparsight.encoders.training.dataset import Dataset

@@ -4,10 +4,12 @@
 file                    content
 ======================  ==================================================================================
 ``config.json``         the settings the run was started with; going on with others is refused
-``data/``               what :func:`~sparsight.encoders.training.dataset.prepare` made
+``data/``               what :func:`~sparsight.encoders.training.dataset.prepare` made, unless ``run.prepared`` names
+                        another folder
 ``checkpoint.pt``       where to go on
 ``log.jsonl``           means over some steps, a line each
 ``training.svg``        the log, drawn (with matplotlib installed)
+``report.json``         steps and seconds, once the run is finished
 ``model/``              the model with int8 matrices; ``model-float32/`` as it was trained
 ======================  ==================================================================================
 """
@@ -33,7 +35,8 @@ from sparsight.errors import FailedPreconditionError, InvalidArgumentError
 
 __all__ = ["TrainingReport", "chosen_device", "train"]
 
-_FREE = ("run.slice_seconds", "run.checkpoint_every", "run.output", "train.chunk_texts")  # the model stays the same
+# The model stays the same.
+_FREE = ("run.slice_seconds", "run.checkpoint_every", "run.prepared", "run.output", "train.chunk_texts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,8 @@ class TrainingReport:
         False if the slice ended first: the same call goes on.
     step, steps : int
         Steps done, and those of the whole run.
+    new_steps : int
+        Of them, those of this slice.
     seconds : float
         Spent on training, earlier slices included.
     folder : Path
@@ -60,6 +65,7 @@ class TrainingReport:
     finished: bool
     step: int
     steps: int
+    new_steps: int
     seconds: float
     folder: Path
     model: Path | None
@@ -92,21 +98,36 @@ def train(config: SpladeTrainingConfig, device: str = "auto", say: Say = lambda 
     """
     began = time.monotonic()
     folder = config.output
+    prepared = Path(config.prepared) if config.prepared else folder / "data"
     with processes.joined(chosen_device(device)) as place:
         first = processes.rank_and_count()[0] == 0
         if first:
             _keep_settings(config, folder)
-            data = prepare(config, folder / "data", place, say)
+        processes.wait_for_all()
+        if (folder / "report.json").exists():
+            done = json.loads((folder / "report.json").read_text("utf-8"))
+            return _report(folder, done["steps"], done["steps"], 0, done["seconds"])
+        if first:
+            data = prepare(config, prepared, place, say)
         processes.wait_for_all()
         if not first:
-            data = prepare(config, folder / "data", place, _silent)  # all of it is there
+            data = prepare(config, prepared, place, _silent)  # all of it is there
         trainer = Trainer(config, data, place, say if first else _silent)
         finished = trainer.run(folder, began)
-        plot = plot_log(folder / "log.jsonl", folder / "training.svg", config.document_nonzeros) if first else None
+        if first:
+            plot_log(folder / "log.jsonl", folder / "training.svg", config.document_nonzeros)
+            if finished:
+                _write(folder / "report.json", {"steps": trainer.total, "seconds": round(trainer.seconds, 1)})
         processes.wait_for_all()
+    return _report(folder, trainer.step, trainer.total, trainer.new_steps, trainer.seconds)
+
+
+def _report(folder: Path, step: int, steps: int, new_steps: int, seconds: float) -> TrainingReport:
     lines = _lines(folder / "log.jsonl")
-    return TrainingReport(finished, trainer.step, trainer.total, trainer.seconds, folder,
-                          folder / "model" if finished else None, plot, lines[-1] if lines else {})
+    plot = folder / "training.svg"
+    return TrainingReport(step == steps, step, steps, new_steps, seconds, folder,
+                          folder / "model" if step == steps else None, plot if plot.exists() else None,
+                          lines[-1] if lines else {})
 
 
 def chosen_device(name: str) -> str:
@@ -124,8 +145,7 @@ def _keep_settings(config: SpladeTrainingConfig, folder: Path) -> None:
     mine = json.loads(json.dumps(_flat(config), default=str))
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        path.with_suffix(".new").write_text(json.dumps(mine, indent=2) + "\n", "utf-8")
-        path.with_suffix(".new").replace(path)
+        _write(path, mine)
         return
     theirs = json.loads(path.read_text("utf-8"))
     keys = [key for key in {**theirs, **mine} if key not in _FREE and theirs.get(key) != mine.get(key)]
@@ -133,6 +153,11 @@ def _keep_settings(config: SpladeTrainingConfig, folder: Path) -> None:
         differences = ", ".join(f"{key} ({theirs.get(key)} there, {mine.get(key)} here)" for key in keys)
         raise FailedPreconditionError(f"{folder} has a run with other settings: {differences}; choose another folder, "
                                       "or take these back", reason="OTHER_SETTINGS", keys=", ".join(keys))
+
+
+def _write(path: Path, value: Any) -> None:
+    path.with_suffix(".new").write_text(json.dumps(value, indent=2) + "\n", "utf-8")
+    path.with_suffix(".new").replace(path)
 
 
 def _flat(config: SpladeTrainingConfig) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, vstack
 
-from sparsight.encoders.training.batches import PackedTexts
+from sparsight.encoders.packed import PackedTexts
 from sparsight.encoders.training.dataset import Dataset, without_relevant
 from sparsight.encoders.training.model import SpladeModel
 from sparsight.encoders.training.teachers import best_by_search

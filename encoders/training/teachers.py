@@ -1,59 +1,20 @@
-"""What teachers say of the training texts: dense vectors, sparse rows, BM25, and each teacher's best documents."""
+"""Each teacher's best documents for the training queries."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from sparsight.encoders.checkpoint import load_model
-from sparsight.encoders.packed import PackedBert
-from sparsight.encoders.training.batches import PackedTexts
-from sparsight.errors import CheckpointError
 from sparsight.kernels import Postings, topk_documents_batch
 
-__all__ = ["Say", "best_by_product", "best_by_search", "dense_vectors", "sparse_rows"]
+__all__ = ["Say", "best_by_product", "best_by_search"]
 
 Say = Callable[[str], None]
-BATCH_TOKENS = 65_536
 _QUERIES_AT_ONCE = 256
-
-
-def dense_vectors(encoder: Any, texts: Sequence[str], max_tokens: int, device: str, say: Say) -> NDArray[np.float16]:
-    """Unit vectors (N, D) of a mean-pooling BERT."""
-    if encoder.settings.pooling != "mean":
-        raise CheckpointError(f"expected a dense teacher that takes the mean, got {encoder.settings.pooling}")
-    if device == "cpu":
-        made: NDArray[np.float16] = encoder.encode(texts, max_tokens=max_tokens).astype(np.float16)
-        return made
-    model = PackedBert(encoder.settings.config, head=False).load(load_model(encoder.settings).state_dict())
-    model = model.to(device, torch.float16)
-    packed = PackedTexts(*encoder._tokens.packed(texts, max_tokens))
-    out = np.empty((len(packed), encoder.dimension), np.float16)
-    with torch.inference_mode():
-        for rows in packed.batches(BATCH_TOKENS):
-            ids, packing = packed.rows(rows).on(device)
-            hidden = model(ids, packing).float()
-            lengths = packing.bounds.diff()
-            owner = torch.repeat_interleave(torch.arange(len(rows), device=device), lengths.long(),
-                                            output_size=len(hidden))
-            sums = torch.zeros((len(rows), hidden.shape[1]), device=device).index_add_(0, owner, hidden)
-            unit = torch.nn.functional.normalize(sums / lengths[:, None], dim=1)
-            out[rows] = unit.half().cpu().numpy()
-    say(f"dense teacher: {len(packed):,} texts")
-    return out
-
-
-def sparse_rows(encoder: Any, texts: Sequence[str], max_tokens: int, device: str, say: Say, max_terms: int = 256,
-                ) -> csr_matrix:
-    """SPLADE weights (N, V), at most ``max_terms`` a text."""
-    rows: csr_matrix = encoder.encode(texts, max_tokens=max_tokens, max_terms=max_terms)
-    say(f"sparse teacher: {len(texts):,} texts, {rows.nnz / max(len(texts), 1):.0f} non-zeros")
-    return rows
 
 
 def best_by_product(queries: NDArray[np.float16], documents: NDArray[np.float16], k: int,

@@ -79,6 +79,11 @@ class Trainer:
     # --- the run ----------------------------------------------------------------------------------------------
 
     @property
+    def new_steps(self) -> int:
+        """Steps of this slice."""
+        return self.step - self._first[0]
+
+    @property
     def total(self) -> int:
         """Steps of the run, those of the warm start included."""
         return self.warm_steps + self.config.steps

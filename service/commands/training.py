@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -58,10 +56,11 @@ def train_sae(
 
 
 def train_splade(
-    config: Annotated[str, typer.Argument(metavar="CONFIG.toml", help="Settings of the run.")],
+    config: Annotated[list[str], typer.Argument(metavar="CONFIG.toml...", help="Settings of a run; several run one "
+                                                "after another.")],
     data: Annotated[str, typer.Option(metavar="DIR", help="Where the sources' folders are; the file's own folder if "
                                       "left out.")] = "",
-    out: Annotated[str, typer.Option(metavar="DIR", help="Folder of the run; run.output if left out.")] = "",
+    out: Annotated[str, typer.Option(metavar="DIR", help="Folder of a single run; run.output if left out.")] = "",
     slice_seconds: Annotated[float, typer.Option("--slice", min=0, metavar="SECONDS", help="Stop after so long; the "
                                                  "same command goes on. 0 takes run.slice_seconds.")] = 0.0,
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where to train.")] = "auto",
@@ -69,28 +68,29 @@ def train_splade(
                                                       "as train.steps=100; may be repeated.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a SPLADE encoder on folders of texts. The same command goes on with a run that was stopped."""
+    """Train SPLADE encoders on folders of texts. The same command goes on with a run that was stopped."""
     if device not in ("auto", "cpu", "cuda"):
         raise Usage(f"--device: expected auto, cpu or cuda, got {device!r}", field="device")
     with Output.of(as_json) as output:
-        from sparsight.encoders.training.config import read_config
-        from sparsight.encoders.training.runs import train
+        from sparsight.retrieval import splade_training
 
-        settings = read_config(config, data or None, changes or ())
-        settings = replace(settings, output=Path(out) if out else settings.output,
-                           slice_seconds=slice_seconds or settings.slice_seconds)
-        report = train(settings, device, lambda line: output.notes.print(line, markup=False, soft_wrap=True))
-        output.result({"finished": report.finished, "step": report.step, "steps": report.steps,
-                       "seconds": round(report.seconds, 1), "out": report.folder, "model": report.model,
-                       "plot": report.plot, "last": report.last})
-        if report.finished:
-            output.console.print(f"trained {report.steps:,} steps in {report.seconds:.0f} s: {report.model}",
-                                 soft_wrap=True)
-        else:
-            output.console.print(f"the slice is over at step {report.step:,} of {report.steps:,}: the same command "
-                                 "goes on from there", soft_wrap=True)
-        if report.plot is not None:
-            output.console.print(f"drawn: {report.plot}", soft_wrap=True)
+        reports = splade_training.train_splade(
+            config, data=data or None, out=out or None, slice_seconds=slice_seconds, device=device,
+            changes=changes or (), say=lambda line: output.notes.print(line, markup=False, soft_wrap=True))
+        finished = len(reports) == len(config) and reports[-1].finished
+        output.result({"finished": finished, "runs": [
+            {"finished": report.finished, "step": report.step, "steps": report.steps,
+             "seconds": round(report.seconds, 1), "out": report.folder, "model": report.model, "plot": report.plot,
+             "last": report.last} for report in reports]})
+        for report in reports:
+            if report.finished:
+                output.console.print(f"trained {report.steps:,} steps in {report.seconds:.0f} s: {report.model}",
+                                     soft_wrap=True)
+            if report.plot is not None:
+                output.console.print(f"drawn: {report.plot}", soft_wrap=True)
+        if not finished:
+            output.console.print(f"the slice is over at step {reports[-1].step:,} of {reports[-1].steps:,} of "
+                                 f"{reports[-1].folder}: the same command goes on from there", soft_wrap=True)
 
 
 def follow(store: Store, operation: Operation, output: Output) -> Operation:

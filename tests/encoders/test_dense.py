@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sparsight.encoders.checkpoint import read_settings
-from sparsight.encoders.dense import DenseEncoder, pool
+from sparsight.encoders.dense import DenseEncoder, pool, pool_packed
 from sparsight.errors import CheckpointError
 
 TEXTS = [
@@ -40,6 +40,24 @@ def oracle(folder: Path, text: str, pooling: str) -> np.ndarray:
         hidden = model(torch.tensor([ids])).last_hidden_state[0].numpy()
     vector = hidden[0] if pooling == "cls" else hidden.mean(0)
     return vector / np.linalg.norm(vector)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_packed_texts_give_the_same(encoder: DenseEncoder, dense_folder: Path, pooling: str) -> None:
+    """The GPU's way, on the CPU."""
+    from sparsight.encoders.packed import PackedBert, PackedTexts
+
+    model = PackedBert(encoder.settings.config, head=False).load(encoder._model.state_dict()).eval()
+    vectors = pool_packed(model, PackedTexts(*encoder._tokens.packed(TEXTS, 64)), pooling)
+    np.testing.assert_allclose(vectors, [oracle(dense_folder, text, pooling) for text in TEXTS], atol=1e-5)
+    encoder._packed = model
+    try:
+        seen: list[tuple[int, int]] = []
+        packed = encoder.encode(TEXTS, progress=lambda *done: seen.append(done))
+    finally:
+        encoder._packed = None
+    np.testing.assert_allclose(packed, encoder.encode(TEXTS), atol=1e-5)
+    assert seen[-1] == (len(TEXTS), len(TEXTS))
 
 
 def test_pool_by_hand() -> None:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from sparsight.encoders.packed import take
-from sparsight.encoders.training.batches import PackedTexts, RaggedRows
+from sparsight.encoders.packed import PackedTexts, take
+from sparsight.encoders.training.batches import RaggedRows
 from sparsight.encoders.training.chunks import in_chunks
 
 

@@ -15,14 +15,16 @@ import pytest
 import torch
 
 from sparsight.encoders.loading import load_encoder
+from sparsight.encoders.packed import PackedTexts
 from sparsight.encoders.training import trainer as trainer_module
-from sparsight.encoders.training.batches import PackedTexts, document_idf
+from sparsight.encoders.training.batches import document_idf
 from sparsight.encoders.training.config import SpladeTrainingConfig, read_config
 from sparsight.encoders.training.dataset import prepare
 from sparsight.encoders.training.plots import plot_log
 from sparsight.encoders.training.runs import train
 from sparsight.encoders.training.trainer import Trainer
 from sparsight.errors import FailedPreconditionError, InvalidArgumentError
+from sparsight.retrieval.splade_training import train_splade
 
 
 def log_of(config: SpladeTrainingConfig) -> list[dict[str, float]]:
@@ -338,9 +340,11 @@ def test_the_command(make_config: Any, tmp_path: Path, capsys: pytest.CaptureFix
 
     run_folder = tmp_path / "out"
     out, _ = run("--out", str(run_folder), "--slice", "0.001")
-    assert "step 1 of 2: the same command goes on from there" in out
-    report, err = run("--out", str(run_folder), "--json")
-    assert report["finished"] and (report["step"], report["steps"]) == (2, 2) and "going on from step 1" in err
+    assert f"step 1 of 2 of {run_folder}: the same command goes on from there" in out
+    reports, err = run("--out", str(run_folder), "--json")
+    report, = reports["runs"]
+    assert reports["finished"] and report["finished"] and (report["step"], report["steps"]) == (2, 2)
+    assert "going on from step 1" in err
     assert report["model"] == str(run_folder / "model") and report["last"]["step"] == 2
     assert "step 2 of 2: loss " in err and " non-zeros, rate " in err
     assert load_encoder(report["model"]).settings.query == "table"
@@ -350,9 +354,28 @@ def test_the_command(make_config: Any, tmp_path: Path, capsys: pytest.CaptureFix
     assert report["error"]["reason"] == "OTHER_SETTINGS" and report["error"]["details"]["keys"] == "train.steps"
     assert run("--device", "tpu", code=2)[1].startswith("sparsight: --device: expected auto, cpu or cuda")
     assert "unknown key train.step" in run("--set", "train.step=1", code=1)[1]
-    assert run("--data", str(tmp_path), "--out", str(tmp_path / "moved"), "--slice", "0.001", "--json")[0] | {
-        "seconds": 0, "last": {}} == {"finished": False, "step": 1, "steps": 2, "seconds": 0, "model": None,
-                                      "plot": None, "last": {}, "out": str(tmp_path / "moved")}
+    assert run("--data", str(tmp_path), "--out", str(tmp_path / "moved"), "--slice", "0.001", "--json")[0][
+        "runs"][0] | {"seconds": 0, "last": {}} == {
+            "finished": False, "step": 1, "steps": 2, "seconds": 0, "model": None, "plot": None, "last": {},
+            "out": str(tmp_path / "moved")}
+
+
+def test_runs_one_after_another(make_config: Any, tmp_path: Path) -> None:
+    """The second run's teacher is what the first one made; they share what was prepared."""
+    first, second = (replace(make_config(), output=tmp_path / name) for name in ("first", "second"))
+    paths = [written(first, tmp_path / "first.toml"), written(second, tmp_path / "second.toml")]
+    teacher = f'sparse_teacher = "{tmp_path}/first/model#siamese"\n[warmup]'
+    paths[1].write_text(paths[1].read_text().replace("[warmup]", teacher))
+    options: Any = {"device": "cpu", "changes": [f"run.prepared={tmp_path}/data"]}
+    slices = [train_splade(paths, slice_seconds=0.001, **options)]
+    while not (len(slices[-1]) == 2 and slices[-1][-1].finished):
+        slices.append(train_splade(paths, slice_seconds=0.001, **options))
+        assert len(slices) < 10
+    assert [report.finished for report in slices[0]] == [False]
+    assert [report.finished for report in train_splade(paths, **options)] == [True, True]
+    assert len(list((tmp_path / "data").glob("texts-*.json"))) == 1 and not (tmp_path / "first" / "data").exists()
+    with pytest.raises(InvalidArgumentError, match="expected no folder for 2 runs"):
+        train_splade(paths, out=tmp_path / "third", **options)
 
 
 def test_candidates_are_mined_on_the_way(make_config: Any, tmp_path: Path) -> None:
