@@ -8,7 +8,7 @@ file                  content
 ``dense-*.npz``       unit vectors of both by the dense teacher, float16
 ``sparse-*.npz``      rows of both by the sparse teacher
 ``bm25-*.npz``        BM25 rows of both
-``candidates-*.npy``  int32 (Q, 3 k at most): each teacher's best documents, -1 where there is none or it is relevant
+``best-*.npy``        int32 (Q, k): one teacher's best documents, -1 where there is none; a file for each teacher
 ====================  ====================================================================================
 
 The star is a digest of the settings that decide a file, so several runs share a folder, and a changed setting makes
@@ -22,6 +22,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,8 @@ class Dataset:
     documents, queries : PackedTexts
     dense : (float16 (N, D), float16 (Q, D)) or None
     sparse, bm25 : (csr_matrix (N, V), csr_matrix (Q, V)) or None
-    candidates : int32, shape (Q, C)
+    candidates : int32, shape (Q, 3 k at most)
+        The teachers' best documents, -1 where there is none or it is relevant.
     """
 
     def __init__(self, files: Files) -> None:
@@ -67,8 +69,10 @@ class Dataset:
         if files.dense is not None:
             with np.load(files.dense) as saved:
                 self.dense = saved["documents"], saved["queries"]
-        self.sparse, self.bm25 = _load_rows(files.sparse), _load_rows(files.bm25)
-        self.candidates: NDArray[np.int32] = np.load(files.candidates)
+        self.sparse = _load_rows(files.sparse) if files.sparse else None
+        self.bm25 = _load_rows(files.bm25) if files.bm25 else None
+        found = [np.empty((len(self.queries), 0), np.int32), *(np.load(path) for path in files.best)]
+        self.candidates = without_relevant(np.concatenate(found, axis=1), self.texts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +85,7 @@ class Files:
     dense: Path | None
     sparse: Path | None
     bm25: Path | None
-    candidates: Path
+    best: tuple[Path, ...]
 
     @classmethod
     def of(cls, config: SpladeTrainingConfig, folder: Path) -> Files:
@@ -99,23 +103,26 @@ class Files:
         sparse = path("sparse", "npz", models[config.sparse_teacher]) if uses_sparse else None
         bm25 = path("bm25", "npz") if config.bm25_weight > 0 else None
         tokens = config.max_document_tokens, config.max_query_tokens
-        found_by = [part.name for part in (dense, sparse, bm25) if part is not None]
+        best = tuple(path("best", "npy", part.name, config.candidates)
+                     for part in (dense, sparse, bm25) if part is not None)
         return cls(path("texts", "json"), path("texts", "npz"), path("pieces", "npz", models[config.backbone], tokens),
-                   dense, sparse, bm25, path("candidates", "npy", found_by, config.candidates))
+                   dense, sparse, bm25, best)
 
 
 def prepare(config: SpladeTrainingConfig, folder: Path, device: str, say: Say) -> Dataset:
     """Fill ``folder`` with what is missing of a run's data."""
     folder.mkdir(parents=True, exist_ok=True)
     files = Files.of(config, folder)
-    if not files.candidates.exists() or not files.pieces.exists():
+    if not all(path.exists() for path in (files.pieces, *files.best)):
         texts = _texts(config, files, say)
         _once(files.bm25, lambda path: _bm25(texts, path), say)  # before the GPU is in use: it forks
         tokens = config.max_document_tokens, config.max_query_tokens
         _once(files.pieces, lambda path: _pieces(config.backbone, texts, tokens, path), say)
         _once(files.dense, lambda path: _dense(config, texts, device, path), say)
         _once(files.sparse, lambda path: _sparse(config, texts, device, path), say)
-        _once(files.candidates, lambda path: _candidates(config, texts, files, device, path), say)
+        teachers = (path for path in (files.dense, files.sparse, files.bm25) if path is not None)
+        for teacher, best in zip(teachers, files.best, strict=True):
+            _once(best, partial(_best, teacher, config.candidates, device, teacher == files.dense), say)
     return Dataset(files)
 
 
@@ -179,17 +186,15 @@ def _sparse(config: SpladeTrainingConfig, texts: TrainingTexts, device: str, pat
     _save_rows(path, documents, encoder.encode(texts.queries, mode="query", max_tokens=64, max_terms=TEACHER_TERMS))
 
 
-def _candidates(config: SpladeTrainingConfig, texts: TrainingTexts, files: Files, device: str, path: Path) -> None:
-    parts = []
-    if files.dense is not None:
-        with np.load(files.dense) as saved:
-            parts.append(best_by_product(saved["queries"], saved["documents"], config.candidates, device))
-    for rows in (_load_rows(files.sparse), _load_rows(files.bm25)):
-        if rows is not None:
-            parts.append(best_by_search(rows[1], rows[0], config.candidates))
-    found = np.concatenate([np.empty((len(texts.queries), 0), np.int32), *parts], axis=1)
+def _best(teacher: Path, k: int, device: str, dense: bool, path: Path) -> None:
+    if dense:
+        with np.load(teacher) as saved:
+            found = best_by_product(saved["queries"], saved["documents"], k, device)
+    else:
+        documents, queries = _load_rows(teacher)
+        found = best_by_search(queries, documents, k)
     with path.open("wb") as file:
-        np.save(file, without_relevant(found, texts))
+        np.save(file, found)
 
 
 def without_relevant(found: NDArray[np.int32], texts: TrainingTexts) -> NDArray[np.int32]:
@@ -207,9 +212,7 @@ def _save_rows(path: Path, documents: csr_matrix, queries: csr_matrix) -> None:
         for name, rows in (("documents", documents), ("queries", queries)) for part in ("data", "indices", "indptr")})
 
 
-def _load_rows(path: Path | None) -> tuple[csr_matrix, csr_matrix] | None:
-    if path is None:
-        return None
+def _load_rows(path: Path) -> tuple[csr_matrix, csr_matrix]:
     with np.load(path) as saved:
         width = int(saved["shape"][1])
         made = [csr_matrix((saved[f"{name}_data"].astype(np.float32), saved[f"{name}_indices"],
