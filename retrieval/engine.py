@@ -27,10 +27,11 @@ from sparsight.index.schema import CollectionSchema, check_collection_name
 from sparsight.index.store import CollectionStore
 from sparsight.index.verification import RepairReport, repair_folder, verify_folder
 from sparsight.retrieval.collection import Collection, default_threads
-from sparsight.retrieval.models import DEFAULT_FIELDS, dense_encoder, factory, resolve_field, sparse_encoder
+from sparsight.retrieval.models import dense_encoder, factory, resolve_field, sparse_encoder
 from sparsight.retrieval.operations import Operations
 from sparsight.retrieval.preparation import check_text
 from sparsight.types import (
+    DEFAULT_FIELDS,
     CollectionInfo,
     DenseField,
     Field,

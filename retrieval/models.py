@@ -16,14 +16,7 @@ from sparsight.types import BM25Field, DenseField, Field, SAEField, SparseField
 if TYPE_CHECKING:
     from sparsight.encoders import DenseEncoder, SparseEncoder, TopKSAE
 
-__all__ = ["DEFAULT_FIELDS", "SAEModel", "dense_encoder", "factory", "resolve_field", "sparse_encoder"]
-
-DEFAULT_FIELDS: tuple[Field, ...] = (
-    SparseField("splade", encoder="splade-tiny"),
-    BM25Field("bm25"),
-    DenseField("dense", encoder="all-MiniLM-L6-v2"),
-)
-"""What a collection gets when its creator names no fields: models that come inside Python packages."""
+__all__ = ["SAEModel", "dense_encoder", "factory", "resolve_field", "sparse_encoder"]
 
 UNBOUNDED_DIMENSION = 2**32 - 1
 

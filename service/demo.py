@@ -17,7 +17,7 @@ from sparsight.service.commands.indexing import index_documents
 from sparsight.service.commands.rendering import print_features, print_hits
 from sparsight.service.commands.searching import find_feature
 from sparsight.service.commands.training import follow
-from sparsight.types import BM25Field, DenseField, Edit, Query, Retriever, SearchResult, SparseField
+from sparsight.types import DEFAULT_FIELDS, Edit, Query, Retriever, SearchResult
 
 if TYPE_CHECKING:
     from sparsight.retrieval.engine import Collection, Database
@@ -29,11 +29,6 @@ __all__ = ["COLLECTION", "CORPUS", "run_demo"]
 COLLECTION = "arxiv"
 CORPUS = Path(__file__).parent / "demo_data" / "arxiv_2000.jsonl.gz"
 
-_FIELDS = (
-    SparseField("splade", encoder="splade-tiny"),
-    BM25Field("bm25"),
-    DenseField("dense", encoder="all-MiniLM-L6-v2"),
-)
 _LATENTS = 1024
 _SAE_K = 16
 _BATCH = 100
@@ -70,7 +65,7 @@ def run_demo(folder: Path, output: Output, *, documents: int = 0) -> dict[str, A
     started = time.perf_counter()
     report: dict[str, Any] = {"data": str(folder), "collection": COLLECTION}
     with Database(folder) as database:
-        collection = database.create_collection(COLLECTION, _FIELDS, exist_ok=True)
+        collection = database.create_collection(COLLECTION, DEFAULT_FIELDS, exist_ok=True)
         report |= _fill(collection, documents, output)
         report |= _train(database, collection, output)
         warm_up(database)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "DEFAULT_FIELDS",
     "BM25Field",
     "CollectionInfo",
     "Contribution",
@@ -194,6 +195,13 @@ class SAEField:
 
 
 Field: TypeAlias = SparseField | BM25Field | DenseField | SAEField
+
+DEFAULT_FIELDS: tuple[Field, ...] = (
+    SparseField("splade", encoder="sparsight-small"),
+    BM25Field("bm25"),
+    DenseField("dense", encoder="all-MiniLM-L6-v2"),
+)
+"""What a collection gets when its creator names no fields: models that need no hub."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Measuring: every system on every set, hybrids of the better ones, and what differs by more than chance."""
+"""Measuring: every system on every set, hybrids, and what differs by more than chance."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from benches.quality.results import Row
 from benches.quality.runs import Run, hybrid_run, single_run
 from benches.quality.sets import JudgedSet, read_set
-from benches.quality.systems import Scorer, System, best_of, make_scorer
+from benches.quality.systems import Scorer, System, make_scorer
 from sparsight.retrieval.evaluation import Evaluation, compare, evaluate
 
 __all__ = ["MEASURES", "Options", "measure_quality", "read_sets"]
@@ -41,11 +39,7 @@ def read_sets(options: Options) -> list[JudgedSet]:
 
 
 def measure_quality(options: Options, sets: Sequence[JudgedSet], systems: Sequence[System]) -> list[Row]:
-    """A row for each set and system, hybrids last.
-
-    A model's hybrid has the query mode whose mean nDCG@10 over these sets is higher: chosen on the queries it is
-    measured on, which flatters it a little where the two are close.
-    """
+    """A row for each set and system, hybrids last."""
     evaluations: dict[str, dict[str, Evaluation]] = {judged.name: {} for judged in sets}
     nonzeros: dict[tuple[str, str], tuple[float, float]] = {}
 
@@ -61,9 +55,7 @@ def measure_quality(options: Options, sets: Sequence[JudgedSet], systems: Sequen
         for system in systems:
             scorer = scorer_of(system, judged)
             note(judged, system.name, single_run(judged, scorer), (scorer.document_nonzeros, scorer.query_nonzeros))
-    means = {system.name: float(np.mean([found[system.name].mean["nDCG@10"] for found in evaluations.values()]))
-             for system in systems}
-    pairs = hybrids(systems, means)
+    pairs = hybrids(systems)
     for judged in sets:
         for dense in [system for system in systems if system.kind == "dense"]:
             second = scorer_of(dense, judged) if pairs else None
@@ -79,11 +71,10 @@ def measure_quality(options: Options, sets: Sequence[JudgedSet], systems: Sequen
             | ({"parts": parts[name]} if name in parts else {}) for judged in sets for name, kind in kinds.items()]
 
 
-def hybrids(systems: Sequence[System], quality: dict[str, float]) -> dict[str, tuple[System, System]]:
-    """Sparse and dense system by the hybrid's name: each sparse model in its better way with each dense one."""
-    sparse = best_of([system for system in systems if system.kind == "sparse"], quality)
-    return {f"{one.name} + {other.name}": (one, other)
-            for other in systems if other.kind == "dense" for one in sparse}
+def hybrids(systems: Sequence[System]) -> dict[str, tuple[System, System]]:
+    """Sparse and dense system by the hybrid's name: each of the one kind with each of the other."""
+    return {f"{one.name} + {other.name}": (one, other) for other in systems if other.kind == "dense"
+            for one in systems if one.kind == "sparse"}
 
 
 def _row(judged: JudgedSet, name: str, kind: str, found: dict[str, Evaluation], sizes: tuple[float, float],

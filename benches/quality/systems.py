@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from sparsight.encoders.settings import read_settings
 from sparsight.encoders.training.bm25 import bm25_impacts
 from sparsight.errors import InvalidArgumentError
 
-__all__ = ["BM25", "Scorer", "System", "best_of", "make_scorer", "models_of", "parse_model"]
+__all__ = ["BM25", "Scorer", "System", "make_scorer", "models_of", "parse_model"]
 
 F32 = NDArray[np.float32]
 BM25 = "bm25"
@@ -124,11 +124,6 @@ def make_scorer(system: System, judged: JudgedSet, max_tokens: int, cache: Path)
     encoder = system.encoder()
     return Scorer(document_vectors(encoder, judged, max_tokens, cache), query_vectors(encoder, judged, cache))
 
-
-def best_of(systems: Sequence[System], quality: dict[str, float]) -> list[System]:
-    """Of each model the system with the highest quality; the first among equals."""
-    return [max((system for system in systems if system.model == model), key=lambda system: quality[system.name])
-            for model in dict.fromkeys(system.model for system in systems)]
 
 
 def _mean_nonzeros(vectors: Vectors) -> float:

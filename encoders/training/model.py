@@ -115,7 +115,7 @@ def export(model: SpladeModel, config: SpladeTrainingConfig, folder: Path, *, qu
         if (source.weights / name).exists():
             shutil.copyfile(source.weights / name, folder / name)
             (folder / name).chmod(0o644)
-    own = {"kind": "sparse", "activation": model.activation, "query": "table",
+    own = {"kind": "sparse", "activation": model.activation, "query": "encoder" if config.siamese_share else "table",
            "max_tokens": min(256, int(source.config["max_position_embeddings"]))}
     (folder / "sparsight.json").write_text(json.dumps(own, indent=2) + "\n")
     save_query_weights(torch.relu(model.table).detach().cpu().numpy(), folder)

@@ -14,19 +14,11 @@ import dataclasses
 from typing import Any
 
 from sparsight.errors import InvalidArgumentError
-from sparsight.types import BM25Field, DenseField, Field, SAEField, SparseField
+from sparsight.types import DEFAULT_FIELDS, BM25Field, DenseField, Field, SAEField, SparseField
 
-__all__ = ["DEFAULT_DENSE", "DEFAULT_SPARSE", "parse_fields"]
+__all__ = ["parse_fields"]
 
-DEFAULT_SPARSE = "splade-tiny"
-DEFAULT_DENSE = "all-MiniLM-L6-v2"
-
-_KNOWN: dict[str, Field] = {
-    "splade": SparseField("splade", encoder=DEFAULT_SPARSE),
-    "bm25": BM25Field("bm25"),
-    "dense": DenseField("dense", encoder=DEFAULT_DENSE),
-    "sae": SAEField("sae"),
-}
+_KNOWN: dict[str, Field] = {field.name: field for field in (*DEFAULT_FIELDS, SAEField("sae"))}
 _KINDS: dict[str, type[Any]] = {"sparse": SparseField, "bm25": BM25Field, "dense": DenseField, "sae": SAEField}
 
 

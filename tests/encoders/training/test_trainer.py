@@ -169,7 +169,7 @@ def test_the_model_loads(make_config: Any) -> None:
     for folder in (report.model, config.output / "model-float32"):
         table, siamese = load_encoder(str(folder)), load_encoder(f"{folder}#siamese")
         assert table.fingerprint == siamese.fingerprint
-        assert table.settings.query == "table" and siamese.settings.query == "encoder"
+        assert table.settings.query == "encoder" and siamese.settings.query == "encoder"
         np.testing.assert_array_equal(table.encode(texts).toarray(), siamese.encode(texts).toarray())
         asked = table.encode(texts, mode="query").toarray()
         assert (asked > 0).sum(1).tolist() == [6, 3]
@@ -347,7 +347,7 @@ def test_the_command(make_config: Any, tmp_path: Path, capsys: pytest.CaptureFix
     assert "going on from step 1" in err
     assert report["model"] == str(run_folder / "model") and report["last"]["step"] == 2
     assert "step 2 of 2: loss " in err and " non-zeros, rate " in err
-    assert load_encoder(report["model"]).settings.query == "table"
+    assert load_encoder(report["model"]).settings.query == "encoder"
     out, _ = run("--out", str(run_folder))
     assert "trained 2 steps in" in out and str(run_folder / "model") in out
     report, _ = run("--out", str(run_folder), "--set", "train.steps=3", "--json", code=1)
