@@ -167,12 +167,17 @@ def test_the_model_loads(make_config: Any) -> None:
     report = train(config, "cpu")
     texts = ["the cat sat on a mat", "big red house"]
     for folder in (report.model, config.output / "model-float32"):
-        table, siamese = load_encoder(str(folder)), load_encoder(f"{folder}#siamese")
+        siamese, table = load_encoder(str(folder)), load_encoder(f"{folder}#table")
         assert table.fingerprint == siamese.fingerprint
-        assert table.settings.query == "encoder" and siamese.settings.query == "encoder"
+        assert table.settings.query == "table" and siamese.settings.query == "encoder"
         np.testing.assert_array_equal(table.encode(texts).toarray(), siamese.encode(texts).toarray())
         asked = table.encode(texts, mode="query").toarray()
         assert (asked > 0).sum(1).tolist() == [6, 3]
+
+
+def test_without_queries_through_the_model_the_table_is_the_default(make_config: Any) -> None:
+    report = train(make_config(siamese_share=0.0, table_share=1.0), "cpu")
+    assert load_encoder(str(report.model)).settings.query == "table"
 
 
 def test_the_model_is_the_one_that_was_trained(make_config: Any) -> None:
