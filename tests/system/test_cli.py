@@ -452,7 +452,7 @@ def test_demo(cli, cli_json):
 
 def test_fields_of_a_text():
     assert parse_fields("splade, bm25,dense,sae") == [
-        SparseField("splade", encoder="splade-tiny"), BM25Field("bm25"),
+        SparseField("splade", encoder="sparsight-small"), BM25Field("bm25"),
         DenseField("dense", encoder="all-MiniLM-L6-v2"), SAEField("sae")]
     assert parse_fields("impacts=sparse;dimension=100;max_impact=5.5") == [
         SparseField("impacts", dimension=100, max_impact=5.5)]
