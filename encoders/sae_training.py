@@ -208,16 +208,20 @@ class _Trainer:
             self.order = torch.randperm(len(self.x), generator=self.generator)
         first = step % self.per_epoch * self.batch
         rows = self.x[self.order[first:first + self.batch]]
-        pre_acts = (rows - self.b_dec) @ self.w_enc.T + self.b_enc  # (B, N)
-        codes = _top(pre_acts, self._k(step))
-        error = rows - (codes @ self.w_dec + self.b_dec)
+        centred = rows - self.b_dec
+        with torch.no_grad():
+            pre_acts = torch.addmm(self.b_enc, centred, self.w_enc.T)  # (B, N)
+            found = pre_acts.topk(self._k(step), dim=1)
+        values, decoded = self._code(found.values, found.indices, centred)
+        error = rows - (decoded + self.b_dec)
         loss = error.square().sum(1).mean() / self.variance
-        fired = (codes.detach() > 0).any(0)
+        fired = torch.zeros(self.config.n_latents, dtype=torch.bool)
+        fired[found.indices[values.detach() > 0]] = True
         self.silent = torch.where(fired, 0, self.silent + len(rows))
         dead = self.silent >= self.dead_after
         n_dead = int(dead.sum())
         if n_dead and self.config.aux_weight:
-            loss = loss + self.config.aux_weight * self._aux(pre_acts, error.detach(), dead, n_dead)
+            loss = loss + self.config.aux_weight * self._aux(pre_acts, centred, error.detach(), dead, n_dead)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self._update(step)
@@ -228,11 +232,21 @@ class _Trainer:
         factor = 1 + (self.config.anneal_from - 1) * max(1 - step / fall, 0.0)
         return min(round(self.config.k * factor), self.config.n_latents)
 
-    def _aux(self, pre_acts: torch.Tensor, error: torch.Tensor, dead: torch.Tensor, n_dead: int) -> torch.Tensor:
+    def _code(self, pre_acts: torch.Tensor, latents: torch.Tensor,
+              centred: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Values (B, K) of chosen latents and what they decode to (B, D), both with gradients."""
+        from sparsight.encoders.sparse_codes import LatentOrder, chosen_pre_acts, decode
+
+        order = LatentOrder(latents, self.config.n_latents)
+        values = chosen_pre_acts(pre_acts, centred, self.w_enc, self.b_enc, latents, order).relu()
+        return values, decode(values, self.w_dec, latents, order)
+
+    def _aux(self, pre_acts: torch.Tensor, centred: torch.Tensor, error: torch.Tensor, dead: torch.Tensor,
+             n_dead: int) -> torch.Tensor:
         """AuxK: the error rebuilt by the dead latents with the largest pre-activations, relative to its size."""
         # -inf and not 0 for the living ones: zeros would outrank the negative pre-activations of dead latents.
-        codes = _top(pre_acts.masked_fill(~dead, -math.inf), min(self.config.aux_k, n_dead))
-        missed = (error - codes @ self.w_dec).square().sum(1).mean()
+        found = pre_acts.masked_fill(~dead, -math.inf).topk(min(self.config.aux_k, n_dead), dim=1)
+        missed = (error - self._code(found.values, found.indices, centred)[1]).square().sum(1).mean()
         return min(n_dead / self.config.aux_k, 1.0) * missed / error.square().sum(1).mean().clamp_min(1e-12)
 
     def _update(self, step: int) -> None:
@@ -258,14 +272,6 @@ class _Trainer:
             b_enc = (self.b_enc - self.w_enc @ self.b_dec) / self.scale
             return TopKSAE(k=self.config.k, W_enc=self.w_enc.numpy().copy(), b_enc=b_enc.numpy().copy(),
                            W_dec=self.w_dec.numpy().copy(), b_dec=(self.b_dec / self.scale).numpy().copy())
-
-
-def _top(pre_acts: torch.Tensor, k: int) -> torch.Tensor:
-    """(B, N) with each row's k largest entries where they are positive, zeros elsewhere; differentiable."""
-    import torch
-
-    values, indices = pre_acts.topk(k, dim=1, sorted=False)
-    return torch.zeros_like(pre_acts).scatter(1, indices, values.relu())
 
 
 def _measure(sae: TopKSAE, x: NDArray[np.float32]) -> dict[str, float]:

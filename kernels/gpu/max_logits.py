@@ -5,8 +5,8 @@ keeps a block of terms' weights in shared memory, as attention keeps its queries
 texts; what leaves it is one number for a text and a term. Memory is therefore independent of the texts' length.
 
 The gradient reaches one token for a text and a term, and none where the activation is flat: a few hundred entries a
-text. So the backward pass is two sparse products (:func:`gather_sum`) and no dense one. Both passes are deterministic:
-no atomic additions, every sum in a fixed order.
+text. So the backward pass is two sparse products (:mod:`sparsight.kernels.gpu.gather_sum`) and no dense one. Both
+passes are deterministic: no atomic additions, every sum in a fixed order.
 
 Counting for all-MiniLM-L6-v2 (H 384, V 30,522): 23.4 MFLOP a token, so 797 TFLOP/s (an H200's measured bf16 product)
 would be 266,000 texts/s of 128 tokens; each block of 128 terms reads all tokens once, 184 KB a token through the L2.
@@ -23,8 +23,9 @@ import triton.language as tl
 from numpy.typing import NDArray
 
 from sparsight.errors import InvalidArgumentError, ShapeError
+from sparsight.kernels.gpu.gather_sum import gather_sum
 
-__all__ = ["MAX_TOKENS", "Blocks", "MaxLogits", "TokenTiles", "blocks_for", "gather_sum", "max_logits"]
+__all__ = ["MAX_TOKENS", "Blocks", "MaxLogits", "TokenTiles", "blocks_for", "max_logits"]
 
 MAX_TOKENS = 512  # of a text, when gradients are wanted: the winning token's number lies in 9 bits of the logit
 _TOKEN_BITS = 9
@@ -167,23 +168,6 @@ def _max_logits_kernel(hidden, weight, bias, tiles, splits, out, n_terms,
         tl.store(where, values.to(out.dtype.element_ty), mask=inside & (tl.full([BLOCK_V], 2, tl.int32) == (flags & 2)))
 
 
-@triton.jit
-def _gather_sum_kernel(starts, index, scale, table, out, H, BLOCK_H: tl.constexpr, UNROLL: tl.constexpr):
-    row = tl.program_id(0)
-    columns = tl.arange(0, BLOCK_H)
-    lanes = tl.arange(0, UNROLL)
-    total = tl.zeros([BLOCK_H], tl.float32)
-    stop = tl.load(starts + row + 1)
-    for at in range(tl.load(starts + row), stop, UNROLL):
-        some = at + lanes < stop
-        rows = tl.load(index + at + lanes, mask=some, other=0).to(tl.int64)
-        scales = tl.load(scale + at + lanes, mask=some, other=0.0)
-        lines = tl.load(table + rows[:, None] * H + columns[None, :], mask=some[:, None] & (columns < H)[None, :],
-                        other=0.0)
-        total += tl.sum(lines.to(tl.float32) * scales[:, None], axis=0)
-    tl.store(out + row.to(tl.int64) * H + columns, total.to(out.dtype.element_ty), mask=columns < H)
-
-
 def _launch(hidden: torch.Tensor, tiles: TokenTiles, weight: torch.Tensor, bias: torch.Tensor | None,
             out: torch.Tensor, *, token_bits: int, activation: int) -> None:
     cut = tiles.cut
@@ -293,29 +277,3 @@ class MaxLogits(torch.autograd.Function):
         to_hidden = gather_sum(tokens, terms, values, weight, len(hidden))
         to_weight = gather_sum(terms, tokens, values, hidden, len(weight))
         return to_hidden, None, to_weight, gradient.sum(0)
-
-
-def gather_sum(rows: torch.Tensor, index: torch.Tensor, scale: torch.Tensor, table: torch.Tensor,
-               n_rows: int) -> torch.Tensor:
-    """``out[r] = sum of scale[i] * table[index[i]] over the entries i with rows[i] = r``: sparse times dense.
-
-    Parameters
-    ----------
-    rows, index : int64, shape (nnz,)
-        Entries in any order.
-    scale : float32, shape (nnz,)
-    table : shape (N, H), contiguous
-    n_rows : int
-
-    Returns
-    -------
-    shape (n_rows, H), of ``table``'s dtype
-        Sums in float32, in the order of the entries.
-    """
-    order = torch.sort(rows, stable=True).indices
-    starts = torch.zeros(n_rows + 1, dtype=torch.int64, device=rows.device)
-    starts[1:] = torch.bincount(rows, minlength=n_rows).cumsum(0)
-    out = torch.empty((n_rows, table.shape[1]), dtype=table.dtype, device=table.device)
-    _gather_sum_kernel[(n_rows,)](starts, index[order], scale[order], table, out, table.shape[1],
-                                  BLOCK_H=triton.next_power_of_2(table.shape[1]), UNROLL=8, num_warps=2)
-    return out

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sparsight.encoders.sae_training import SAEConfig, _top, _Trainer, default_epochs, default_n_latents, train_sae
+from sparsight.encoders.sae_training import SAEConfig, _Trainer, default_epochs, default_n_latents, train_sae
 from sparsight.errors import InvalidArgumentError, InvalidVectorError, SearchStoppedError, ShapeError
 
 QUICK = SAEConfig(n_latents=64, k=4, epochs=30, batch=64)
@@ -83,7 +83,8 @@ def test_scale_is_folded_back() -> None:
     sae = trainer.finish()
     with torch.no_grad():
         inner = trainer.x[:50]
-        codes = _top((inner - trainer.b_dec) @ trainer.w_enc.T + trainer.b_enc, 4)
+        found = ((inner - trainer.b_dec) @ trainer.w_enc.T + trainer.b_enc).topk(4, dim=1)
+        codes = torch.zeros(50, 64).scatter(1, found.indices, found.values.relu())
         rebuilt = (codes @ trainer.w_dec + trainer.b_dec) / math.sqrt(16)
     np.testing.assert_allclose(sae.encode(x[:50]).toarray() * math.sqrt(16), codes.numpy(), rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(sae.decode(sae.encode(x[:50])), rebuilt.numpy(), rtol=1e-3, atol=1e-4)
@@ -112,16 +113,17 @@ def test_auxk_uses_dead_latents_only() -> None:
     trainer = _Trainer(planted(), SAEConfig(n_latents=6, k=2, epochs=1, aux_k=2))
     # Living latents are positive or zero, the dead ones 3 and 5 negative: nothing can be rebuilt, and no living latent
     # may step in.
-    pre_acts = torch.tensor([[5.0, 0.0, 1.0, -1.0, 0.0, -2.0]], requires_grad=True)
-    error = torch.ones(1, 16)
+    pre_acts = torch.tensor([[5.0, 0.0, 1.0, -1.0, 0.0, -2.0]])
+    error, centred = torch.ones(1, 16), torch.full((1, 16), 0.5)
     dead = torch.tensor([False, False, False, True, False, True])
-    assert trainer._aux(pre_acts, error, dead, 2).item() == pytest.approx(1.0)
-    positive = torch.tensor([[5.0, 0.0, 1.0, 2.0, 0.0, 1.0]], requires_grad=True)
-    loss = trainer._aux(positive, error, dead, 2)
+    assert trainer._aux(pre_acts, centred, error, dead, 2).item() == pytest.approx(1.0)
+    positive = torch.tensor([[5.0, 0.0, 1.0, 2.0, 0.0, 1.0]])
+    loss = trainer._aux(positive, centred, error, dead, 2)
     expected = (error - 2 * trainer.w_dec[3] - trainer.w_dec[5]).square().sum() / 16
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     loss.backward()
-    assert positive.grad is not None and positive.grad[0].nonzero().flatten().tolist() == [3, 5]
+    for weight in (trainer.w_enc, trainer.w_dec):
+        assert weight.grad is not None and weight.grad.any(1).nonzero().flatten().tolist() == [3, 5]
 
 
 def test_dead_latents_are_counted_in_samples() -> None:

@@ -19,7 +19,7 @@ from sparsight.kernels.reference import max_logits as reference
 pytest.importorskip("triton")
 
 from sparsight.kernels.gpu import max_logits as fused
-from sparsight.kernels.gpu.max_logits import MAX_TOKENS, MaxLogits, TokenTiles, blocks_for, gather_sum, max_logits
+from sparsight.kernels.gpu.max_logits import MAX_TOKENS, MaxLogits, TokenTiles, blocks_for, max_logits
 
 WIDTHS = [16, 48, 128, 384]
 TERMS = 300  # no multiple of a block of 64 or 128 terms
@@ -225,19 +225,6 @@ def test_no_gradient_where_the_activation_is_flat(device: str) -> None:
     leaves = head.leaves()
     torch.relu(MaxLogits.apply(leaves[0], head.tiles, *leaves[1:]) - 1e6).sum().backward()
     assert all(leaf.grad is not None and not leaf.grad.any() for leaf in leaves)
-
-
-def test_gather_sum(device: str) -> None:
-    torch.manual_seed(0)
-    rows = torch.randint(0, 5, (60,), device=device)
-    rows[rows == 3] = 4  # row 3 has none; the others more than the 8 that are read at once
-    index, scale = torch.randint(0, 9, (60,), device=device), torch.randn(60, device=device)
-    table = torch.randn(9, 48, device=device)
-    expected = torch.zeros(6, 48, device=device).index_add_(0, rows, table[index] * scale[:, None])
-    got = gather_sum(rows, index, scale, table, 6)
-    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
-    assert not got[3].any()
-    assert not gather_sum(rows[:0], index[:0], scale[:0], table, 2).any()
 
 
 # --- errors ---------------------------------------------------------------------------------------------------
