@@ -24,10 +24,11 @@ def device() -> str:
         import triton.language as tl
         from triton.runtime.interpreter import InterpretedFunction
 
-        from sparsight.kernels.gpu import add_norm, gather_sum, max_logits, pruned_csr
+        from sparsight.kernels.gpu import add_norm, gather_sum, max_logits, pruned_csr, topk_encode
 
         kernels = (tl.zeros, max_logits._max_logits_kernel, gather_sum._gather_sum_kernel,
-                   gather_sum._row_dots_kernel, pruned_csr._cut_kernel,
+                   gather_sum._row_dots_kernel, topk_encode._group_maxima_kernel, topk_encode._candidates_kernel,
+                   topk_encode._exact_kernel, pruned_csr._cut_kernel,
                    pruned_csr._write_kernel, add_norm._add_norm_kernel)
         if not all(isinstance(kernel, InterpretedFunction) for kernel in kernels):
             pytest.fail("triton or its kernels were imported before TRITON_INTERPRET was set: a test module imports "

@@ -1,0 +1,74 @@
+"""The fused top-k encoder of a sparse autoencoder on a GPU, against the product alone and the product with torch.topk.
+
+    python benches/bench_topk_encode_gpu.py [--rows 8192] [--latents 16384 65536] [--k 32] [--sweep]
+
+Random unit rows and latents of all-MiniLM-L6-v2's width in bfloat16. Rounds of the ways are interleaved; what is
+printed are medians. "product" is ``x @ W.T`` alone, which writes the B x N matrix in bfloat16. Prints one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+
+import torch
+from bench_max_logits import measured_peak, milliseconds, peak_memory
+from torch.nn.functional import normalize
+
+from sparsight.kernels.gpu.topk_encode import Cut, topk_encode
+
+WIDTH = 384
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=8192)
+    parser.add_argument("--latents", type=int, nargs="+", default=[16_384, 65_536])
+    parser.add_argument("--k", type=int, default=32)
+    parser.add_argument("--sweep", action="store_true", help="time ways to cut the work instead")
+    given = parser.parse_args()
+    report = {"gpu": torch.cuda.get_device_name(), "peak_tflops": round(measured_peak()), "rows": given.rows,
+              "width": WIDTH, "k": given.k, "sizes": []}
+    for latents in given.latents:
+        x, weight = (normalize(torch.randn(size, WIDTH, device="cuda")).bfloat16() for size in (given.rows, latents))
+        bias = 0.01 * torch.randn(latents, device="cuda")
+        calls = {"product": lambda: x @ weight.T,
+                 "product, torch.topk": lambda: torch.topk(x @ weight.T + bias.bfloat16(), given.k),
+                 "fused": lambda: topk_encode(x, weight, bias, given.k)}
+        if given.sweep:
+            for values in itertools.product((64, 128), (64, 128), (1, 2, 3), (4, 8)):
+                sweep(values, calls, x, weight, bias, given.k)
+        taken = milliseconds(calls)
+        size = {"latents": latents, "agree": agreement(x, weight, bias, given.k),
+                "tflops": round(2e-9 * given.rows * latents * WIDTH / taken["fused"], 1)}
+        size |= {name: {"ms": round(taken[name], 3), "peak_mb": round(peak_memory(call))}
+                 for name, call in calls.items()}
+        size["fused to product"] = round(taken["fused"] / taken["product"], 3)
+        print(size, flush=True)
+        report["sizes"].append(size)
+    print(json.dumps(report))
+
+
+def sweep(values: tuple[int, int, int, int], calls: dict, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor,
+          k: int) -> None:
+    """Print the time of one way to cut, beside the product's."""
+    cut = Cut(*values)
+    try:
+        taken = milliseconds({"product": calls["product"], "fused": lambda: topk_encode(x, weight, bias, k, cut=cut)},
+                             rounds=5)
+        print(len(weight), cut, {name: round(time, 3) for name, time in taken.items()}, flush=True)
+    except Exception as error:  # of what does not fit a multiprocessor, the next may
+        print(len(weight), cut, type(error).__name__, flush=True)
+
+
+def agreement(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, k: int) -> float:
+    """Share of the latents that float32's top k of some rows has."""
+    some = x[:256]
+    expected = (some.float() @ weight.float().T + bias).topk(k).indices
+    got, _ = topk_encode(some.contiguous(), weight, bias, k)
+    return round(float((got[:, :, None] == expected[:, None, :]).any(2).float().mean()), 5)
+
+
+if __name__ == "__main__":
+    main()
