@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     from sparsight.encoders.quantised import save_int8
     from sparsight.encoders.query_table import save_query_weights
     from sparsight.encoders.resolver import resolve
-    from sparsight.encoders.sae import TopKSAE
-    from sparsight.encoders.sae_labels import label_features, top_examples
-    from sparsight.encoders.sae_training import SAEConfig, default_n_latents, train_sae
+    from sparsight.encoders.sae.labels import label_features, top_examples
+    from sparsight.encoders.sae.model import SAE
+    from sparsight.encoders.sae.training import SAEConfig, default_n_latents, train_sae
     from sparsight.encoders.sparse import SparseEncoder
     from sparsight.encoders.splade import SpladeEncoder
 
 __all__ = [
+    "SAE",
     "DenseEncoder",
     "SAEConfig",
     "SparseEncoder",
     "SpladeEncoder",
-    "TopKSAE",
     "clip_title",
     "default_n_latents",
     "label_features",
@@ -42,20 +42,20 @@ __all__ = [
 
 _HOMES = {
     "DenseEncoder": ("dense", "DenseEncoder"),
-    "SAEConfig": ("sae_training", "SAEConfig"),
+    "SAE": ("sae.model", "SAE"),
+    "SAEConfig": ("sae.training", "SAEConfig"),
     "SparseEncoder": ("sparse", "SparseEncoder"),
     "SpladeEncoder": ("splade", "SpladeEncoder"),
-    "TopKSAE": ("sae", "TopKSAE"),
     "clip_title": ("passages", "clip_title"),
-    "default_n_latents": ("sae_training", "default_n_latents"),
-    "label_features": ("sae_labels", "label_features"),
+    "default_n_latents": ("sae.training", "default_n_latents"),
+    "label_features": ("sae.labels", "label_features"),
     "load_encoder": ("loading", "load_encoder"),
     "resolve": ("resolver", "resolve"),
     "save_int8": ("quantised", "save_int8"),
     "save_query_weights": ("query_table", "save_query_weights"),
     "split_passages": ("passages", "split"),
-    "top_examples": ("sae_labels", "top_examples"),
-    "train_sae": ("sae_training", "train_sae"),
+    "top_examples": ("sae.labels", "top_examples"),
+    "train_sae": ("sae.training", "train_sae"),
 }
 
 

@@ -14,7 +14,7 @@ from sparsight.index.schema import FieldSchema, ModelFactory
 from sparsight.types import BM25Field, DenseField, Field, SAEField, SparseField
 
 if TYPE_CHECKING:
-    from sparsight.encoders import DenseEncoder, SparseEncoder, TopKSAE
+    from sparsight.encoders import SAE, DenseEncoder, SparseEncoder
 
 __all__ = ["SAEModel", "dense_encoder", "factory", "resolve_field", "sparse_encoder"]
 
@@ -24,7 +24,7 @@ UNBOUNDED_DIMENSION = 2**32 - 1
 class SAEModel:
     """An SAE as the index sees it: dense vectors in, weights to post out."""
 
-    def __init__(self, sae: TopKSAE) -> None:
+    def __init__(self, sae: SAE) -> None:
         self.sae = sae
         self.fingerprint: str = sae.fingerprint
         self.dimension: int = sae.n_latents
@@ -39,9 +39,9 @@ def factory(folder: Path) -> ModelFactory:
     """Loads the SAEs that a collection keeps below its folder."""
 
     def load(spec: SAEField) -> SAEModel:
-        from sparsight.encoders import TopKSAE
+        from sparsight.encoders import SAE
 
-        return SAEModel(TopKSAE.load(folder / spec.model))
+        return SAEModel(SAE.load(folder / spec.model))
 
     return load
 

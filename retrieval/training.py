@@ -21,7 +21,7 @@ from sparsight.retrieval.operations import Progress
 from sparsight.types import SAEField
 
 if TYPE_CHECKING:
-    from sparsight.encoders import TopKSAE
+    from sparsight.encoders import SAE
 
 __all__ = ["install_sae", "train_collection_sae"]
 
@@ -103,7 +103,7 @@ def _training_data(generation: Generation, source: str) -> tuple[NDArray[np.floa
     return np.stack(vectors) if vectors else np.empty((0, 0), np.float32), texts, ids
 
 
-def _named(sae: TopKSAE, vectors: NDArray[np.float32], texts: list[str], ids: list[str]) -> TopKSAE:
+def _named(sae: SAE, vectors: NDArray[np.float32], texts: list[str], ids: list[str]) -> SAE:
     from sparsight.encoders import label_features, top_examples
 
     codes = sae.encode(vectors)
@@ -115,7 +115,7 @@ def _plain(report: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in report.items() if isinstance(value, (int, float, str))}
 
 
-def install_sae(store: CollectionStore, sae: TopKSAE, spec: SAEField) -> None:
+def install_sae(store: CollectionStore, sae: SAE, spec: SAEField) -> None:
     """Copy an SAE into the collection's folder, durably, and fill its field for every document."""
     schema = store.schema
     source = schema.field(spec.source)
@@ -134,7 +134,7 @@ def install_sae(store: CollectionStore, sae: TopKSAE, spec: SAEField) -> None:
     maintenance.rebuild(store, new)
 
 
-def _save(sae: TopKSAE, folder: Path) -> None:
+def _save(sae: SAE, folder: Path) -> None:
     building = folder.with_name(storage.BUILDING_PREFIX + folder.name)
     storage.create_folder(folder.parent)
     if building.exists():

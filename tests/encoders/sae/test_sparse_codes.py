@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from sparsight.encoders.sparse_codes import LatentOrder, chosen_pre_acts, decode
+from sparsight.encoders.sae.sparse_codes import LatentOrder, chosen_pre_acts, decode
 
 B, D, N, K = 9, 6, 20, 4
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sparsight.encoders.sae_training import SAEConfig, _Trainer, default_epochs, default_n_latents, train_sae
+from sparsight.encoders.sae.training import SAEConfig, _Trainer, default_epochs, default_n_latents, train_sae
 from sparsight.errors import InvalidArgumentError, InvalidVectorError, SearchStoppedError, ShapeError
 
 QUICK = SAEConfig(n_latents=64, k=4, epochs=30, batch=64)

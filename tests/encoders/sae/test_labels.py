@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
-from sparsight.encoders.sae_labels import _z_scores, label_features, top_examples, word_counts
+from sparsight.encoders.sae.labels import _z_scores, label_features, top_examples, word_counts
 from sparsight.errors import ShapeError
 
 FILLER = [

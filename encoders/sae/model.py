@@ -42,7 +42,7 @@ from sparsight.encoders.wheels import file_sha256
 from sparsight.errors import CheckpointError, InvalidArgumentError, InvalidVectorError, ShapeError
 from sparsight.types import SparseVector
 
-__all__ = ["TopKSAE", "describe_latents"]
+__all__ = ["SAE", "describe_latents"]
 
 F32 = NDArray[np.float32]
 _WEIGHTS = ("W_enc", "b_enc", "W_dec", "b_dec")
@@ -51,7 +51,7 @@ _AT_ONCE = 8192  # rows decoded at a time where only their norms are wanted
 
 
 @dataclass(frozen=True, eq=False)
-class TopKSAE:
+class SAE:
     """A trained autoencoder. Arrays are float32 and not to be changed.
 
     Attributes
@@ -219,7 +219,7 @@ class TopKSAE:
             raise InvalidArgumentError(f"expected scorer 'decode' or 'symmetric', got {scorer!r}", field="scorer")
         return [_largest(row, max_terms) for row in weights]
 
-    def with_names(self, labels: Sequence[str], examples: Sequence[Sequence[str]] = ()) -> TopKSAE:
+    def with_names(self, labels: Sequence[str], examples: Sequence[Sequence[str]] = ()) -> SAE:
         """A copy with these labels and, if given, examples."""
         return replace(self, labels=tuple(labels), examples=examples or self.examples)
 
@@ -242,7 +242,7 @@ class TopKSAE:
             (folder / f"{name}.new").replace(folder / name)
 
     @classmethod
-    def load(cls, folder: str | Path) -> TopKSAE:
+    def load(cls, folder: str | Path) -> SAE:
         """Read a saved autoencoder.
 
         Raises
@@ -274,7 +274,7 @@ class TopKSAE:
             raise ShapeError(f"expected float32 (B, {self.d_in}), got {x.dtype} {x.shape}", field="x")
 
 
-def describe_latents(sae: TopKSAE, x: F32) -> TopKSAE:
+def describe_latents(sae: SAE, x: F32) -> SAE:
     """The autoencoder with ``density``, ``scale`` and ``impact_scale`` taken from embeddings, float32 (B, D).
 
     ``impact_scale`` is a latent's largest document weight there; for one that never fires the median of the others.

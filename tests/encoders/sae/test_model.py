@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sparsight.encoders.sae import TopKSAE, describe_latents
+from sparsight.encoders.sae.model import SAE, describe_latents
 from sparsight.errors import CheckpointError, InvalidArgumentError, InvalidVectorError, ShapeError
 
 F32 = np.float32
 
 
-def random_sae(n: int = 40, d: int = 12, k: int = 5, seed: int = 0) -> TopKSAE:
+def random_sae(n: int = 40, d: int = 12, k: int = 5, seed: int = 0) -> SAE:
     rng = np.random.default_rng(seed)
     w_dec = rng.normal(size=(n, d))
     w_dec /= np.linalg.norm(w_dec, axis=1, keepdims=True)
-    return TopKSAE(
+    return SAE(
         k=k,
         W_enc=rng.normal(size=(n, d)).astype(F32),
         b_enc=rng.normal(size=n).astype(F32),
@@ -33,10 +33,10 @@ def embeddings(rows: int = 30, d: int = 12, seed: int = 1) -> np.ndarray:
 
 
 @pytest.fixture
-def by_hand() -> TopKSAE:
+def by_hand() -> SAE:
     """Three latents along x, y and the diagonal."""
     root = np.sqrt(0.5).astype(F32)
-    return TopKSAE(
+    return SAE(
         k=2,
         W_enc=np.array([[1, 0], [0, 1], [2, 2]], F32),
         b_enc=np.array([0, 0, -1], F32),
@@ -45,7 +45,7 @@ def by_hand() -> TopKSAE:
     )
 
 
-def test_numbers_by_hand(by_hand: TopKSAE) -> None:
+def test_numbers_by_hand(by_hand: SAE) -> None:
     # Pre-activations of (1, 0): 1, 0, 1; of (0.5, 1): 0.5, 1, 2; of (-1, 0): -1, 0, -3.
     x = np.array([[1, 0], [0.5, 1], [-1, 0]], F32)
     assert by_hand.encode(x).toarray().tolist() == [[1, 0, 1], [0, 1, 2], [0, 0, 0]]
@@ -97,7 +97,7 @@ def test_pruning_keeps_the_largest() -> None:
         assert pruned.to_dict() == dict(best) and pruned.indices.tolist() == sorted(pruned.indices.tolist())
 
 
-def test_describe_latents_by_hand(by_hand: TopKSAE) -> None:
+def test_describe_latents_by_hand(by_hand: SAE) -> None:
     x = np.array([[1, 0], [2, 0], [0, 1], [-1, 0]], F32)  # codes (1, ., 1), (2, ., 3), (., 1, 1), none
     sae = describe_latents(by_hand, x)
     np.testing.assert_allclose(sae.density, [0.5, 0.25, 0.75])
@@ -125,7 +125,7 @@ def test_round_trip(tmp_path: Path) -> None:
     sae.save(tmp_path / "new" / "sae")
     sae.save(tmp_path / "new" / "sae")
     assert sorted(path.name for path in (tmp_path / "new" / "sae").iterdir()) == ["sae.json", "sae.safetensors"]
-    again = TopKSAE.load(tmp_path / "new" / "sae")
+    again = SAE.load(tmp_path / "new" / "sae")
     assert (again.k, again.fingerprint, again.labels, again.examples) == (5, sae.fingerprint, sae.labels, sae.examples)
     for name in ("W_enc", "b_enc", "W_dec", "b_dec", "density", "scale", "impact_scale"):
         np.testing.assert_array_equal(getattr(again, name), getattr(sae, name))
@@ -153,7 +153,7 @@ def test_damaged_files(tmp_path: Path, damage: str) -> None:
     else:
         (about if damage == "no json" else weights).unlink()
     with pytest.raises(CheckpointError):
-        TopKSAE.load(tmp_path)
+        SAE.load(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsight.encoders.sae import TopKSAE, describe_latents
+from sparsight.encoders.sae.model import SAE, describe_latents
 from sparsight.errors import InvalidArgumentError, InvalidVectorError, SearchStoppedError, ShapeError
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def default_epochs(rows: int, n_latents: int, d_in: int) -> int:
 
 def train_sae(x: NDArray[np.float32], config: SAEConfig = SAEConfig(), *,
               progress: Callable[[int, int], None] | None = None,
-              cancelled: Callable[[], bool] | None = None) -> tuple[TopKSAE, dict[str, Any]]:
+              cancelled: Callable[[], bool] | None = None) -> tuple[SAE, dict[str, Any]]:
     """Train on embeddings.
 
     Parameters
@@ -112,7 +112,7 @@ def train_sae(x: NDArray[np.float32], config: SAEConfig = SAEConfig(), *,
 
     Returns
     -------
-    sae : TopKSAE
+    sae : SAE
         Without labels. Its per-latent statistics are of all rows.
     report : dict
         ``fvu`` (fraction of variance unexplained), ``l0`` (mean active latents) and ``dead`` (share of latents that
@@ -235,7 +235,7 @@ class _Trainer:
     def _code(self, pre_acts: torch.Tensor, latents: torch.Tensor,
               centred: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Values (B, K) of chosen latents and what they decode to (B, D), both with gradients."""
-        from sparsight.encoders.sparse_codes import LatentOrder, chosen_pre_acts, decode
+        from sparsight.encoders.sae.sparse_codes import LatentOrder, chosen_pre_acts, decode
 
         order = LatentOrder(latents, self.config.n_latents)
         values = chosen_pre_acts(pre_acts, centred, self.w_enc, self.b_enc, latents, order).relu()
@@ -264,17 +264,17 @@ class _Trainer:
             self.optimiser.step()
             self.w_dec /= self.w_dec.norm(dim=1, keepdim=True).clamp_min(1e-12)
 
-    def finish(self) -> TopKSAE:
+    def finish(self) -> SAE:
         """The autoencoder in the embeddings' own units: ``z = relu(topk(x W_enc^T + b_enc))``."""
         import torch
 
         with torch.no_grad():
             b_enc = (self.b_enc - self.w_enc @ self.b_dec) / self.scale
-            return TopKSAE(k=self.config.k, W_enc=self.w_enc.numpy().copy(), b_enc=b_enc.numpy().copy(),
+            return SAE(k=self.config.k, W_enc=self.w_enc.numpy().copy(), b_enc=b_enc.numpy().copy(),
                            W_dec=self.w_dec.numpy().copy(), b_dec=(self.b_dec / self.scale).numpy().copy())
 
 
-def _measure(sae: TopKSAE, x: NDArray[np.float32]) -> dict[str, float]:
+def _measure(sae: SAE, x: NDArray[np.float32]) -> dict[str, float]:
     """FVU, mean active latents and share of silent latents on some rows."""
     wrong, active, fired = 0.0, 0, np.zeros(sae.n_latents, bool)
     for start in range(0, len(x), _EVALUATE_AT_ONCE):
