@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+from collections.abc import Callable
 
 import torch
 from bench_max_logits import measured_peak, milliseconds, peak_memory
@@ -33,9 +34,7 @@ def main() -> None:
     for latents in given.latents:
         x, weight = (normalize(torch.randn(size, WIDTH, device="cuda")).bfloat16() for size in (given.rows, latents))
         bias = 0.01 * torch.randn(latents, device="cuda")
-        calls = {"product": lambda: x @ weight.T,
-                 "product, torch.topk": lambda: torch.topk(x @ weight.T + bias.bfloat16(), given.k),
-                 "fused": lambda: topk_encode(x, weight, bias, given.k)}
+        calls = ways(x, weight, bias, given.k)
         if given.sweep:
             for values in itertools.product((64, 128), (64, 128), (1, 2, 3), (4, 8)):
                 sweep(values, calls, x, weight, bias, given.k)
@@ -48,6 +47,13 @@ def main() -> None:
         print(size, flush=True)
         report["sizes"].append(size)
     print(json.dumps(report))
+
+
+def ways(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, k: int) -> dict[str, Callable[[], object]]:
+    """What is timed."""
+    return {"product": lambda: x @ weight.T,
+            "product, torch.topk": lambda: torch.topk(x @ weight.T + bias.bfloat16(), k),
+            "fused": lambda: topk_encode(x, weight, bias, k)}
 
 
 def sweep(values: tuple[int, int, int, int], calls: dict, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor,

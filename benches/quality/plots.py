@@ -1,48 +1,94 @@
-"""The picture: nDCG@10 against the size of documents' vectors, and against the speed of making them."""
+"""The pictures: nDCG@10 against the size of vectors and the speed of making them; what was measured over the asked."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from benches.quality.files import write_bytes
+from benches.quality.report import figure
 from benches.quality.results import Row
 
-__all__ = ["plot"]
+__all__ = ["plot", "plot_targets"]
 
 _MARKS = {"bm25": "s", "sparse": "o", "dense": "^", "hybrid": "D"}
 _LABEL_WIDTH = 8.0  # a factor, since the axis is logarithmic
 _COLOURS = {"bm25": "C7", "sparse": "C0", "dense": "C1", "hybrid": "C2"}
+_VERDICTS = {True: ("C2", "met"), False: ("C3", "missed"), None: ("C7", "no bound: the figure itself")}
 
 
 def plot(means: Sequence[Row], path: Path) -> None:
     """Write the picture of `report.summary`'s rows as SVG; the same rows give the same file."""
+    with _figure(path, 1, 2, figsize=(13, 6), sharey=True) as (left, right):
+        _points(left, means, "document_nonzeros", "mean non-zeros of a document (left is smaller)")
+        _points(right, means, "texts_per_s", "documents encoded a second, one thread (right is faster)")
+        left.set_ylabel(f"nDCG@10, mean of {', '.join(means[0]['sets'])}")
+        kinds = dict.fromkeys(row["kind"] for row in means)
+        _legend(left, [(_MARKS[kind], _COLOURS[kind], kind) for kind in kinds], fontsize="small")
+
+
+def plot_targets(rows: Sequence[Row], path: Path) -> None:
+    """Write the picture of `targets.target_rows` as SVG: a bar a row, measured over asked, and a line at 1.
+
+    A row that was not measured is a name without a bar.
+    """
+    with _figure(path, figsize=(13, 0.5 + 0.32 * len(rows))) as (axes,):
+        for height, row in enumerate(rows):
+            times = row["times"] or 0
+            axes.barh(height, times, color=_VERDICTS[row["met"]][0], height=0.7)
+            axes.annotate(_beside(row), (max(times, 1), height), (4, 0), textcoords="offset points", fontsize=8,
+                          va="center")  # fmt: skip
+        axes.axvline(1, color="black", linewidth=1)
+        axes.set_xlim(0, 1.3 * max([2, *(row["times"] or 0 for row in rows)]))
+        axes.set_xlabel("measured / asked, of upper bounds asked / measured; the line: what was asked")
+        axes.set_yticks(range(len(rows)), [row["what"] for row in rows], fontsize=8)
+        axes.grid(axis="y", visible=False)
+        axes.invert_yaxis()
+        _legend(axes, [("s", *_VERDICTS[met]) for met in dict.fromkeys(row["met"] for row in rows)], loc="upper right")
+
+
+@contextmanager
+def _figure(path: Path, rows: int = 1, columns: int = 1, **options: Any) -> Iterator[list[Any]]:
+    """Axes to draw on; the file is written at the end."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     with matplotlib.rc_context({"svg.hashsalt": "bench", "svg.fonttype": "none", "axes.grid": True, "grid.alpha": 0.3}):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(13, 6), layout="constrained", sharey=True)
-        _points(left, means, "document_nonzeros", "mean non-zeros of a document (left is smaller)")
-        _points(right, means, "texts_per_s", "documents encoded a second, one thread (right is faster)")
-        left.set_ylabel(f"nDCG@10, mean of {', '.join(means[0]['sets'])}")
-        kinds = dict.fromkeys(row["kind"] for row in means)
-        left.legend(handles=[plt.Line2D([], [], linestyle="", marker=_MARKS[kind], color=_COLOURS[kind], label=kind)
-                             for kind in kinds], fontsize="small")  # fmt: skip
+        figure, axes = plt.subplots(rows, columns, layout="constrained", squeeze=False, **options)
+        yield list(axes.flat)
         drawn = io.BytesIO()
         figure.savefig(drawn, format="svg", metadata={"Date": None})
         plt.close(figure)
     write_bytes(path, lambda file: file.write(drawn.getvalue()))
 
 
+def _legend(axes: Any, entries: Sequence[tuple[str, str, str]], **options: Any) -> None:
+    """Mark, colour and label of each entry."""
+    from matplotlib.lines import Line2D
+
+    axes.legend(handles=[Line2D([], [], linestyle="", marker=mark, color=colour, label=label)
+                         for mark, colour, label in entries], **options)  # fmt: skip
+
+
+def _beside(row: Row) -> str:
+    """What stands at the end of a target's bar."""
+    if row["measured"] is None:
+        return "not measured"
+    asked = "" if row["asked"] is None else f" (asked: {row['bound']} {figure(row['asked'])})"
+    return f"{figure(row['measured'])} {row['unit']}{asked}"
+
+
 def _points(axes: Any, means: Sequence[Row], what: str, label: str) -> None:
     of = sorted((row for row in means if row[what]), key=lambda row: row["nDCG@10"])
     heights = _apart([(row[what], row["nDCG@10"]) for row in of], 0.025 * _spread(means))
     axes.set_xscale("log")
-    axes.margins(x=0.3)
+    if of:
+        axes.set_xlim(min(row[what] for row in of) / 1.5, max(row[what] for row in of) * _LABEL_WIDTH)
     axes.set_xlabel(label)
     for row, height in zip(of, heights, strict=True):
         axes.plot(row[what], row["nDCG@10"], _MARKS[row["kind"]], color=_COLOURS[row["kind"]])

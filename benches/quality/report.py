@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from benches.quality.results import OWN_KINDS, Row
+from benches.quality.results import OWN_KINDS, PROVENANCE, Row
 
-__all__ = ["markdown", "summary"]
+__all__ = ["figure", "markdown", "summary"]
 
 _SHOWN = ("scifact", "cranfield", "cacm")  # not among what models of this project are trained on
+_VERDICTS = {True: "met", False: "**missed**", None: ""}
 
 
 def summary(results: dict[str, Any]) -> list[Row]:
@@ -36,14 +37,15 @@ def summary(results: dict[str, Any]) -> list[Row]:
     return out
 
 
-def markdown(results: dict[str, Any]) -> str:
-    """All of it as Markdown."""
+def markdown(results: dict[str, Any], stem: str = "quality") -> str:
+    """All of it as Markdown; pictures are called by the file's ``stem``."""
     rows = results["rows"]
     merged = [part for kind, of in rows.items() if kind not in OWN_KINDS for part in _generic(kind, of)]
     if "quality" not in rows:
         return "\n".join(["# Retrieval quality", "", *merged])
     parts = ["# Retrieval quality", "", "Made by `python -m benches.quality`; what is measured and how: "
-             "`benches/README.md`.", "", *_about(results), *_sets(rows["sets"])]
+             "`benches/README.md`.", "", *_about(results), f"![nDCG@10 against size and speed]({stem}.svg)", "",
+             *_sets(rows["sets"]), *_targets(rows.get("targets", []), stem)]
     for measure in ("nDCG@10", "R@100"):
         parts += [f"## {measure}", "", *_by_set(results, measure)]
     parts += ["## Cost of vectors", "", *_costs(results), "## Differences in nDCG@10", "", *_differences(rows)]
@@ -89,7 +91,35 @@ def _costs(results: dict[str, Any]) -> list[str]:
             "precision")
     return [f"Non-zeros (a dense vector has all) are means over {_join(means)}. Encoding is on one thread, a query "
             "a call; systems took turns. BM25's documents/s is counting words, and a hybrid encodes twice.",
-            "", *_table(head, table, 1)]  # fmt: skip
+            "", *_table(head, table, 1), *_from(results["rows"].get("speed", []))]  # fmt: skip
+
+
+def _targets(rows: Sequence[Row], stem: str) -> list[str]:
+    """What was asked, what was measured, and by which command where."""
+    if not rows:
+        return []
+    origins = list(dict.fromkeys(_origin(row) for row in rows if row["measured"] is not None))
+    table = []
+    for row in rows:
+        asked = "to be told" if row["asked"] is None else f"{row['bound']} {figure(row['asked'])}"
+        measured = "not measured" if row["measured"] is None else f"{figure(row['measured'])} {row['unit']}"
+        origin = "" if row["measured"] is None else str(origins.index(_origin(row)) + 1)
+        table.append([row["what"], asked, measured, _VERDICTS[row["met"]], row["note"], origin])
+    head = ("what", "asked", "measured", "", "remark", "from")
+    return ["## What was asked", "", f"![Measured over asked]({stem}_targets.svg)", "", *_table(head, table, len(head)),
+            *(f"{number}. {origin}" for number, origin in enumerate(origins, 1)), ""]  # fmt: skip
+
+
+def _from(rows: Sequence[Row]) -> list[str]:
+    """Where rows were made that were not made with the others."""
+    origins = dict.fromkeys(_origin(row) for row in rows if "command" in row)
+    return [line for origin in origins for line in (f"Speed: {origin}", "")]
+
+
+def _origin(row: Row) -> str:
+    command, machine, commit, date = (row[key] for key in PROVENANCE)
+    source = f" ({row['source']})" if row.get("source") else ""
+    return f"`{command}`; {machine}; commit {commit}, {date}{source}."
 
 
 def _differences(rows: dict[str, list[Row]]) -> list[str]:
@@ -125,6 +155,17 @@ def _starred(name: str, of: Row) -> str:
 
 def _join(means: Sequence[Row]) -> str:
     return ", ".join(means[0]["sets"])
+
+
+def figure(value: float) -> str:
+    """Four digits, or all before the point.
+
+    Examples
+    --------
+    >>> figure(0.69204), figure(58292.4)
+    ('0.692', '58,292')
+    """
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 def _number(value: float | None) -> str:

@@ -16,11 +16,13 @@ from typing import Any
 from benches.quality.files import write_text
 from sparsight.errors import InvalidArgumentError
 
-__all__ = ["OWN_KINDS", "Row", "about_run", "merge", "read_results", "write_results"]
+__all__ = ["OWN_KINDS", "PROVENANCE", "Row", "about_run", "merge", "read_results", "recorded", "write_results"]
 
 Row = dict[str, Any]
-OWN_KINDS = ("sets", "quality", "speed")
+OWN_KINDS = ("sets", "quality", "speed", "targets")
 """Kinds of rows that this benchmark makes; all others come from `merge`."""
+PROVENANCE = ("command", "machine", "commit", "date")
+"""What says where a figure is from; rows that are made in a run of their own carry it."""
 _PACKAGES = ("numpy", "scipy", "torch", "transformers", "tokenizers", "ir-measures", "PyStemmer")
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -86,12 +88,19 @@ def _lines(opening: str, entries: Iterable[str], closing: str) -> str:
     return f"{opening}\n" + ",\n".join(entries) + f"\n{closing}"
 
 
-def _commit() -> str:
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=_ROOT).stdout.strip()
+def recorded(path: Path) -> dict[str, str]:
+    """Commit and date at which a file of the repository was last recorded; empty without its history."""
+    commit, _, date = _git("log", "-1", "--format=%h %cs", "--", str(path)).partition(" ")
+    return {"commit": commit, "date": date}
 
-    changed = "+changes" if git("status", "--porcelain", "--", "*.py", "*.cpp", "*.hpp") else ""
-    return git("rev-parse", "--short", "HEAD") + changed
+
+def _commit() -> str:
+    changed = "+changes" if _git("status", "--porcelain", "--", "*.py", "*.cpp", "*.hpp") else ""
+    return _git("rev-parse", "--short", "HEAD") + changed
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=_ROOT).stdout.strip()
 
 
 def _read(path: Path) -> str:

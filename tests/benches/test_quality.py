@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
-from benches.quality import vectors
+from benches.quality import __main__ as command
+from benches.quality import targets, vectors
 from benches.quality.__main__ import main
 from benches.quality.results import merge, read_results
 from benches.quality.runs import best, fuse, single_run
 from benches.quality.sets import JudgedSet, read_set
-from benches.quality.systems import Scorer, models_of, parse_model
+from benches.quality.systems import Scorer, System, models_of, parse_model
+from benches.quality.targets import SOURCES, target_rows
 from sparsight.encoders.base import TransformerEncoder
 from sparsight.encoders.loading import load_encoder
 from sparsight.encoders.query_table import save_query_weights
@@ -168,7 +170,7 @@ class TestReport:
         results = run(folder, path)
         assert results["rows"]["gpu_head"] == [{"texts_per_s": 123}]
         assert "## gpu_head" in path.with_suffix(".md").read_text()
-        for wrong in ('{"rows": {"quality": []}}', "[]", "{"):
+        for wrong in ('{"rows": {"quality": []}}', '{"rows": {"targets": []}}', "[]", "{"):
             other.write_text(wrong)
             with pytest.raises(InvalidArgumentError):
                 merge(results, other)
@@ -186,6 +188,188 @@ class TestReport:
         assert all(row["texts_per_s"] > 0 and row["threads"] == 1 for row in speed.values())
         assert 0 < speed["sparse#table"]["query_p50_us"] < speed["sparse#siamese"]["query_p50_us"]
         assert speed["bm25"]["query_p50_us"] is None
+
+    def test_only_speed_keeps_the_quality(self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        before = run(folder, tmp_path / "quality.json", "--baseline", "dense")
+        before["rows"]["gpu_head"] = [{"texts_per_s": 123}]
+        (tmp_path / "quality.json").write_text(json.dumps(before))
+        given: list[Any] = []
+
+        def measured(systems: Sequence[System], *job: Any) -> list[dict[str, Any]]:
+            given.append(job)
+            return [{"system": system.name, "kind": system.kind, "texts_per_s": 1000.0 + at, "precision": "float32",
+                     "query_p50_us": 12.5, "query_p99_us": 4321.0} for at, system in enumerate(systems)]
+
+        monkeypatch.setattr(command, "measure_speed", measured)
+        monkeypatch.setattr(command, "measure_quality", lambda *arguments: pytest.fail("quality was measured again"))
+        after = run(folder, tmp_path / "quality.json", "--only", "speed", "--speed-texts", "4", "--speed-rounds", "7")
+        texts, questions, max_tokens, rounds = given[0]
+        assert (len(texts), questions, max_tokens, rounds) == (4, [QUERIES[query] for query in QRELS], 256, 7)
+        speed = after["rows"].pop("speed")
+        assert after == before
+        assert [(row["system"], row["texts_per_s"]) for row in speed] == [
+            ("bm25", 1000.0), ("sparse#siamese", 1001.0), ("sparse#table", 1002.0), ("dense", 1003.0)]
+        for row in speed:
+            assert row["set"] == "tiny" and row["machine"] and row["date"] and "commit" in row
+            assert "--speed-rounds 7" in row["command"] and row["command"].endswith("--only speed")
+        page = (tmp_path / "quality.md").read_text()
+        assert "| 1,001 | 12.5 | 4,321 | float32 |" in page and f"Speed: `{speed[0]['command']}`" in page
+        assert str(folder) not in page
+
+    @pytest.mark.parametrize("options", [("--only", "speed"), ("--only", "targets"), ("--only", "speed", "--data", "."),
+                                         ("--only", "speed", "--data", ".", "--speed-texts", "0"), ()])  # fmt: skip
+    def test_what_cannot_be_measured_is_refused(self, tmp_path: Path, options: Sequence[str]) -> None:
+        results = tmp_path / "quality.json"
+        if "0" in options:
+            results.write_text('{"rows": {"quality": [{"system": "bm25"}]}}')
+        with pytest.raises(SystemExit):
+            main([*options, "--results", str(results)])
+        assert not results.with_suffix(".md").exists()
+
+
+ABOUT = {"command": "measure it", "machine": "a GPU", "commit": "abc", "date": "2026-01-02"}
+
+
+def small_report() -> dict[str, Any]:
+    """A report of our model: on the three sets 0.6 each, by table 0.5, BM25 0.4, the others 0.3; hybrid 0.7."""
+    small, dense = "sparsight-small", "all-MiniLM-L6-v2"
+    figures = {"bm25": 0.4, f"{small}#siamese": 0.6, f"{small}#table": 0.5, dense: 0.3, "splade-tiny": 0.3,
+               f"{small}#siamese + {dense}": 0.7, f"splade-tiny + {dense}": 0.5}  # fmt: skip
+    names = ("scifact", "cranfield", "cacm")
+    sets = [{"name": name, "documents": 1, "queries": 1, "all_documents": 1, "all_queries": 1, "sampled": False,
+             "titles": True} for name in names]  # fmt: skip
+    quality = [{"set": name, "system": system, "kind": "hybrid" if "+" in system else "sparse", "nDCG@10": figure,
+                "R@100": 1.0, "document_nonzeros": 10.0, "query_nonzeros": 2.0}
+               for name in names for system, figure in figures.items()]  # fmt: skip
+    speed = [{"system": f"{small}#{way}", "texts_per_s": 10.0, "precision": "float32", "query_p50_us": median,
+              "query_p99_us": 99.0, **ABOUT, "command": "time it"}
+             for way, median in (("siamese", 5000.0), ("table", 25.0))]  # fmt: skip
+    return {**ABOUT, "versions": {}, "options": {"max_tokens": 256},
+            "rows": {"sets": sets, "quality": quality, "speed": speed}}  # fmt: skip
+
+
+def write_sources(folder: Path) -> None:
+    """What the other benchmarks leave, with round figures: 100 texts and 1,000 terms, so an output of 0.2 MB."""
+
+    def head(tokens: int, fused: int, plain: int, peak_mb: float) -> dict[str, Any]:
+        rates = {"plain": plain, "plain, max first": 2 * plain, "torch.compile": 100, "torch.compile, max first": 200}
+        ours = {"texts_per_s": fused, "share_of_peak": 0.5, "peak_mb": peak_mb}
+        return {"tokens": tokens, "texts": 100, "fused": ours,
+                **{name: {"texts_per_s": rate, "peak_mb": 40} for name, rate in rates.items()}}
+
+    steps = [{"tokens": tokens, "texts": 8, "plain, max first": {"ms": 30.0, "peak_mb": 400},
+              "fused": {"ms": 20.0, "peak_mb": 100}} for tokens in (128, 256)]  # fmt: skip
+    rates = {"tokenising": 900_000, "encoder": 100_000, "head": 100_000, "CSR": 900_000, "overlapped": 40_000}
+    runs = [{"threads": threads, "max_tokens": 256, **ABOUT, "command": f"run on {threads}",
+             "models": {"sparsight-tiny": {"float32": 20.0, "bfloat16": 80.0, "sentence_transformers": 10.0,
+                                           "ratios": {"float32": ratio, "bfloat16": 8.0}}}}
+            for threads, ratio in ((1, 2.1), (2, 1.4))]  # fmt: skip
+    made = ({"peak_tflops": 800, "terms": 1000, "training_step": steps,
+             "forward": [head(128, 400, 100, 0.2), head(256, 140, 70, 0.4)]},
+            {"models": {"random MiniLM": {"texts_per_s": rates, "non_zeros": 130.0}}}, {"runs": runs})  # fmt: skip
+    for name, report in zip(SOURCES, made, strict=True):
+        (folder / name).write_text(json.dumps(ABOUT | report))
+
+
+class TestTargets:
+    def test_by_hand(self, tmp_path: Path) -> None:
+        write_sources(tmp_path)
+        rows = {row["what"]: row for row in target_rows(small_report(), tmp_path)}
+        expected = {  # measured, asked, over what was asked, met
+            "sparsight-small, queries by model: SciFact": (0.6, 0.69, 0.86957, False),
+            "sparsight-small, queries by table: SciFact": (0.5, 0.67, 0.74627, False),
+            "sparsight-small, queries by table: encoding one, p50 on one CPU core": (25, 20, 0.8, False),
+            "sparsight-small, queries by model, mean of three sets: above BM25 (k1 1.2, b 0.75)":
+                (0.6, 0.534, 1.1236, True),
+            "sparsight-small, queries by model, mean of three sets: above all-MiniLM-L6-v2": (0.6, 0.494, 1.2146, True),
+            "sparsight-small, queries by model, mean of three sets: above splade-tiny": (0.6, 0.49, 1.2245, True),
+            "sparsight-small, sparse + dense, mean of three sets: above the best hybrid without it":
+                (0.7, 0.553, 1.2658, True),
+            "fused head, 128 tokens: speed of plain PyTorch": (4, 3, 1.3333, True),
+            "fused head, 128 tokens: speed of torch.compile": (4, 1.5, 2.6667, True),
+            "fused head, 128 tokens: share of the matrix peak": (0.5, None, 0.5, None),
+            "fused head, 128 tokens: peak memory": (1, 1.05, 1.05, True),
+            "fused head, 256 tokens: speed of plain PyTorch": (2, 3, 0.66667, False),
+            "fused head, 256 tokens: speed of torch.compile": (1.4, 1.5, 0.93333, False),
+            "fused head, 256 tokens: share of the matrix peak": (0.5, None, 0.5, None),
+            "fused head, 256 tokens: peak memory": (2, 1.05, 0.525, False),
+            "text to CSR, 23 M shape, 128 tokens, one GPU": (40_000, 45_000, 0.88889, False),
+            "training step, 128 tokens, without over with the fused head: time": (1.5, None, 1.5, None),
+            "training step, 128 tokens, without over with the fused head: peak memory": (4, None, 4, None),
+            "training step, 256 tokens, without over with the fused head: time": (1.5, None, 1.5, None),
+            "training step, 256 tokens, without over with the fused head: peak memory": (4, None, 4, None),
+            "sparsight-tiny on 1 CPU core: speed of sentence-transformers": (2.1, 1.5, 1.4, True),
+            "sparsight-tiny on 2 CPU cores: speed of sentence-transformers": (1.4, 1.5, 0.93333, False),
+        }  # fmt: skip
+        controller = rows.pop("sparsight-small: mean non-zeros of a document in training")  # of the card itself
+        assert (controller["asked"], controller["bound"], controller["met"]) == (135, "within 5 % of", True)
+        keys = ("measured", "asked", "times", "met")
+        assert {what: tuple(row[key] for key in keys) for what, row in rows.items()} == expected
+        # Encoder and head one after the other: 1 / (1 / 100,000 + 1 / 100,000).
+        assert "in series give 50,000, of which 80 % is reached" in rows[
+            "text to CSR, 23 M shape, 128 tokens, one GPU"]["note"]
+        assert "2.00 times the 200 of one that takes the maximum first" in rows[
+            "fused head, 128 tokens: speed of torch.compile"]["note"]
+        commands = {row["source"]: set() for row in rows.values()}
+        for row in rows.values():
+            commands[row["source"]].add(row["command"])
+            assert (row["machine"], row["commit"], row["date"]) == ("a GPU", "abc", "2026-01-02")
+        assert commands == {"quality": {"measure it"}, "speed": {"time it"}, "max_logits.json": {"measure it"},
+                            "encode_gpu.json": {"measure it"}, "encode_cpu.json": {"run on 1", "run on 2"}}
+
+    def test_missed_and_not_measured_are_shown(self, tmp_path: Path) -> None:
+        write_sources(tmp_path)
+        (tmp_path / "encode_cpu.json").unlink()
+        path = tmp_path / "quality.json"
+        path.write_text(json.dumps(small_report()))
+        assert main(["--only", "targets", "--results", str(path)]) == 0
+        rows = read_results(path)["rows"]["targets"]
+        page = path.with_suffix(".md").read_text()
+        for row in rows:
+            line = next(line for line in page.splitlines() if line.startswith(f"| {row['what']} |"))
+            assert ("**missed**" in line) == (row["met"] is False) and (" met " in line) == (row["met"] is True)
+            assert ("not measured" in line) == (row["source"].endswith("threads"))
+        assert sum(row["measured"] is None for row in rows) == 2
+        drawn = (tmp_path / "quality_targets.svg").read_text()
+        assert ">missed<" in drawn and drawn.count(">not measured<") == 2
+        assert all(f">{row['what']}<" in drawn for row in rows)
+
+    @pytest.mark.parametrize("change", [{"sampled": True}, {"name": "another"}])
+    def test_a_mean_needs_the_three_whole_sets(self, tmp_path: Path, change: dict[str, Any]) -> None:
+        report = small_report()
+        report["rows"]["sets"][1] |= change
+        rows = [row for row in target_rows(report, tmp_path) if row["source"] == "quality" or "mean of" in row["what"]]
+        assert len(rows) == 6
+        assert all((row["measured"] is None) == ("mean of three sets" in row["what"]) for row in rows)
+
+    @pytest.mark.parametrize(("held", "met"), [("128.3", True), ("128.2", False), ("141.7", True), ("142", False),
+                                               ("many", None)])  # fmt: skip
+    def test_what_the_card_says(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: str,
+                                met: bool | None) -> None:  # fmt: skip
+        (tmp_path / "README.md").write_text(
+            "`sparsight train-splade a.toml`, with a controller that holds 135 non-zeros a document "
+            f"(mean of the last 1,000 steps:\n{held}). 9 s of training on one B9.")
+        monkeypatch.setattr(targets, "_CARD", tmp_path)
+        row = next(row for row in target_rows(small_report(), tmp_path) if row["bound"] == "within 5 % of")
+        assert row["met"] is met and row["measured"] == (None if met is None else float(held))
+        found = ("", "") if met is None else ("sparsight train-splade a.toml", "one B9")
+        assert (row["command"], row["machine"]) == found
+
+    def test_none_of_a_report_on_other_models(self, folder: Path, tmp_path: Path) -> None:
+        assert "targets" not in run(folder, tmp_path / "quality.json")["rows"]
+        assert not (tmp_path / "quality_targets.svg").exists()
+
+    def test_the_report_has_what_the_files_say(self) -> None:
+        path = Path(command.__file__).parents[1] / "results/quality.json"
+        results = read_results(path)
+        written = results["rows"]["targets"]
+        keys = set(written[0]) - {"commit", "date"}  # the card's are git's, whose history a checkout may lack
+        made = target_rows(results, path.parent)
+        assert [{key: row[key] for key in keys} for row in made] == [{key: row[key] for key in keys} for row in written]
+        page = path.with_suffix(".md").read_text()
+        for row in written:
+            assert row["measured"] is not None and row["command"] and row["machine"] and row["commit"] and row["date"]
+            assert f"| {row['what']} |" in page and row["command"] in page
 
 
 class TestSets:
