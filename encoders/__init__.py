@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sparsight.encoders.quantised import save_int8
     from sparsight.encoders.query_table import save_query_weights
     from sparsight.encoders.resolver import resolve
+    from sparsight.encoders.sae.checkpoints import read_sae
     from sparsight.encoders.sae.labels import label_features, top_examples
     from sparsight.encoders.sae.model import SAE
     from sparsight.encoders.sae.training import SAEConfig, default_n_latents, train_sae
@@ -32,6 +33,7 @@ __all__ = [
     "default_n_latents",
     "label_features",
     "load_encoder",
+    "read_sae",
     "resolve",
     "save_int8",
     "save_query_weights",
@@ -43,13 +45,14 @@ __all__ = [
 _HOMES = {
     "DenseEncoder": ("dense", "DenseEncoder"),
     "SAE": ("sae.model", "SAE"),
-    "SAEConfig": ("sae.training", "SAEConfig"),
+    "SAEConfig": ("sae.config", "SAEConfig"),
     "SparseEncoder": ("sparse", "SparseEncoder"),
     "SpladeEncoder": ("splade", "SpladeEncoder"),
     "clip_title": ("passages", "clip_title"),
-    "default_n_latents": ("sae.training", "default_n_latents"),
+    "default_n_latents": ("sae.config", "default_n_latents"),
     "label_features": ("sae.labels", "label_features"),
     "load_encoder": ("loading", "load_encoder"),
+    "read_sae": ("sae.checkpoints", "read_sae"),
     "resolve": ("resolver", "resolve"),
     "save_int8": ("quantised", "save_int8"),
     "save_query_weights": ("query_table", "save_query_weights"),

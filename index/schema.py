@@ -29,6 +29,7 @@ __all__ = [
     "check_collection_name",
     "check_document_id",
     "check_field_name",
+    "check_sae_options",
     "quantise",
 ]
 
@@ -74,6 +75,22 @@ def check_document_id(id: str, field: str = "id") -> str:
     if any(ord(c) < 32 or ord(c) == 127 for c in id):
         raise InvalidArgumentError("a document's id has no control characters; got one", field=field)
     return id
+
+
+def check_sae_options(spec: SAEField, prefix: str = "") -> None:
+    """Refuse an SAE field whose way of weighting is none; ``prefix`` stands before the option's name in the error."""
+    choices = {"scorer": ("decode", "symmetric"), "weighting": ("none", "idf", "bm25")}
+    for name, known in choices.items():
+        if (value := getattr(spec, name)) not in known:
+            expected = " or ".join(f'"{choice}"' for choice in known)
+            raise InvalidArgumentError(f"{name} is {expected}; got {value!r:.80}", field=prefix + name)
+    terms = spec.max_query_terms
+    if isinstance(terms, bool) or not isinstance(terms, int) or terms < 0:
+        raise InvalidArgumentError(
+            f"max_query_terms is not negative; got {terms!r:.80}", field=f"{prefix}max_query_terms"
+        )
+    if isinstance(spec.k1, bool) or not isinstance(spec.k1, int | float) or not 0 <= spec.k1 <= 100:
+        raise InvalidArgumentError(f"k1 is 0 to 100; got {spec.k1!r:.80}", field=f"{prefix}k1")
 
 
 class DerivedModel(Protocol):
@@ -229,12 +246,7 @@ class CollectionSchema:
                 raise InvalidArgumentError(
                     f"source names a dense field; got {spec.source!r:.80}", field=f"{place}.source"
                 )
-            if spec.scorer not in ("decode", "symmetric"):
-                raise InvalidArgumentError(
-                    f'scorer is "decode" or "symmetric"; got {spec.scorer!r:.80}', field=f"{place}.scorer"
-                )
-            if spec.max_query_terms < 0:
-                raise InvalidArgumentError("max_query_terms is not negative", field=f"{place}.max_query_terms")
+            check_sae_options(spec, f"{place}.")
 
     def check_same_models(self, other: CollectionSchema) -> None:
         """Refuse ``other`` (what the caller would fill the fields with) where a model differs from this one."""

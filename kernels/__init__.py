@@ -8,7 +8,7 @@ pick one; ``path=`` names one, and so does the environment variable SPARSIGHT_KE
 from __future__ import annotations
 
 from sparsight.kernels.dots import score_passages, sparse_dot_dense, sparse_dot_sparse
-from sparsight.kernels.encode import topk_encode
+from sparsight.kernels.encode import threshold_encode, topk_encode
 from sparsight.kernels.paths import available_paths, default_path
 from sparsight.kernels.search import quantise_weights, score_postings, topk_documents, topk_documents_batch
 from sparsight.kernels.types import EXACT, CancelFlag, Effort, Forward, Postings, TopK, Work
@@ -30,6 +30,7 @@ __all__ = [
     "score_postings",
     "sparse_dot_dense",
     "sparse_dot_sparse",
+    "threshold_encode",
     "topk_documents",
     "topk_documents_batch",
     "topk_encode",

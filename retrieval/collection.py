@@ -9,7 +9,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgpack
 import numpy as np
@@ -43,6 +43,7 @@ from sparsight.types import (
     Page,
     Passage,
     Query,
+    SAEField,
     SearchResult,
     SparseVector,
     Vector,
@@ -281,6 +282,10 @@ class Collection:
         k: int = 32,
         epochs: int = 0,
         seed: int = 0,
+        scorer: Literal["decode", "symmetric"] = "decode",
+        max_query_terms: int = 512,
+        weighting: Literal["none", "idf", "bm25"] = "none",
+        k1: float = 1.2,
         wait: bool = True,
     ) -> Operation:
         """Train a sparse autoencoder on a dense field's vectors, name its features, and add it as a field.
@@ -293,12 +298,15 @@ class Collection:
             0 chooses by the collection's size.
         k : int
             Active latents a passage.
+        scorer, max_query_terms, weighting, k1
+            The new field's: see :class:`sparsight.types.SAEField`.
         wait : bool
             Return when it is done; else at once, to be watched with the database's ``operation``.
         """
         self._store._check_open()
         arguments = {"n_latents": n_latents, "k": k, "epochs": epochs, "seed": seed}
-        prepared = train_collection_sae(self._store, field, source, arguments)
+        spec = SAEField(field, source, "", scorer, max_query_terms, weighting, k1)
+        prepared = train_collection_sae(self._store, spec, arguments)
         return self._start("train_sae", prepared, wait)
 
     def compact(self, *, wait: bool = True) -> Operation:

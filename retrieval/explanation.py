@@ -2,7 +2,8 @@
 
 Sparse legs are explained in the 8-bit domain that ranked them: ``query_weight * document_weight`` of the common terms,
 each the exact integer product times the query's unit. Dense legs are split over the features of an SAE on the
-field where there is one: ``x . d = x . b + sum_i z_i (x . w_i) + x . error``; what no feature carries is ``rest``.
+field where there is one: ``x . d = x . b + sum_i z_i (x . w_i) + x . error``; what no feature carries is ``rest``. A
+re-ranked SAE leg has the dense score and so is split in that way, by its own SAE; what no feature carries is ``dense``.
 """
 
 from __future__ import annotations
@@ -54,13 +55,17 @@ def _retriever_score(
 ) -> RetrieverScore:
     score, passage = float(ranking.scores[position, column]), int(ranking.passages[position, column])
     contributions: tuple[Contribution, ...] = ()
-    rest = 0.0
-    if passage >= 0 and isinstance(leg.query, ImpactQuery):
-        contributions = _impact_contributions(generation, leg, leg.query, ranking.references[position], passage)
+    rest = dense = 0.0
+    field, query = leg.scored_by
+    if passage >= 0 and isinstance(query, ImpactQuery):
+        contributions = _impact_contributions(generation, leg, query, ranking.references[position], passage)
     elif passage >= 0:
-        contributions, rest = _dense_contributions(
-            generation, models, leg, ranking.references[position], passage, score
-        )
+        assert not isinstance(query, ImpactQuery)
+        model = models[leg.field.name] if leg.rerank else _sae_on(generation, models, field)
+        document = generation.dense_row(field, ranking.references[position], passage)
+        contributions, rest = _dense_contributions(model, document, query, score)
+        if leg.rerank:
+            rest, dense = 0.0, rest
     return RetrieverScore(
         leg.field.name,
         score,
@@ -69,6 +74,7 @@ def _retriever_score(
         passage,
         contributions,
         rest,
+        dense,
     )
 
 
@@ -90,20 +96,14 @@ def _impact_contributions(
 
 
 def _dense_contributions(
-    generation: Generation,
-    models: Mapping[str, DerivedModel],
-    leg: Leg,
-    reference: Reference,
-    passage: int,
-    score: float,
+    model: DerivedModel | None, document: NDArray[np.float32] | None, query: NDArray[np.float32], score: float
 ) -> tuple[tuple[Contribution, ...], float]:
-    model = _sae_on(generation, models, leg.field.name)
-    document = generation.dense_row(leg.field.name, reference, passage)
-    assert isinstance(leg.query, np.ndarray)
+    """The features' parts in a dense product, and what they leave of it."""
     if model is None or document is None:
         return (), score
+    assert isinstance(model, SAEModel)
     code = model.sae.encode(np.asarray(document)[None])
-    along = model.sae.W_dec[code.indices].astype(np.float64) @ leg.query.astype(np.float64)
+    along = model.sae.W_dec[code.indices].astype(np.float64) @ query.astype(np.float64)
     labels = model.sae.labels
     found = [
         Contribution(int(f), labels[f] if f < len(labels) else str(f), float(q), float(z), float(q * z))
@@ -130,7 +130,9 @@ def _movements(
 ) -> list[Movement]:
     """Where each hit stood in the same search without edits."""
     base = plan.unsteered()
-    deep = _with_k(base, max(plan.depth, MOVEMENT_DEPTH)) if len(plan.legs) == 1 else base
+    deep = base
+    if len(plan.legs) == 1 and not plan.legs[0].rerank:  # a deeper re-ranking would be another search
+        deep = _with_k(base, max(plan.depth, MOVEMENT_DEPTH))
     (before,) = rank_plans(generation, [deep], cancel, 1)
     rank_of = {reference: rank for rank, reference in enumerate(before.references, 1)}
     hits = ranking.references[:count]
@@ -179,29 +181,33 @@ def _edit_parts(
     generation: Generation, leg: Leg, steering: Steering, reference: Reference, passage: int
 ) -> list[tuple[int, float, float]]:
     """(feature, change of the query, what a change of 1 does to this document's score)."""
-    sae = steering.model.sae
+    model = steering.model
     if leg.base_vector is not None:
         differences = steering.of_vector(leg.base_vector)
-        document = _document_vector(generation, leg, reference, passage, sae)
-        if document is None:
-            return []
-        return [(f, delta, float(sae.W_dec[f].astype(np.float64) @ document)) for f, delta in differences.items()]
-    assert isinstance(leg.base, ImpactQuery)
-    ids, impacts, _ = generation.sparse_row(leg.field.name, reference, passage)
-    weights = {
-        int(i): float(level) * float(steering.model.impact_scale[i]) / 255.0
-        for i, level in zip(ids, impacts, strict=True)
-    }
-    return [(f, delta, weights.get(f, 0.0)) for f, delta in steering.differences({}).items()]
+    else:
+        assert isinstance(leg.base, ImpactQuery)
+        weights = leg.base.weights * leg.base.unit * 255.0 / model.impact_scale[leg.base.terms]
+        differences = steering.differences(dict(zip(leg.base.terms.tolist(), weights.tolist(), strict=True)))
+    latents = np.array(list(differences), np.int64)
+    effects = _effects(generation, leg, model, reference, passage, latents)
+    return [(f, delta, effect) for (f, delta), effect in zip(differences.items(), effects.tolist(), strict=True)]
 
 
-def _document_vector(
-    generation: Generation, leg: Leg, reference: Reference, passage: int, sae: object
-) -> NDArray[np.float64] | None:
-    """What the leg compares the dense query with: the vector itself, or what the posted code decodes to."""
-    if not isinstance(leg.field.spec, SAEField):
-        row = generation.dense_row(leg.field.name, reference, passage)
-        return None if row is None else row.astype(np.float64)
-    ids, _, values = generation.sparse_row(leg.field.name, reference, passage)
-    w_dec: NDArray[np.float32] = sae.W_dec  # type: ignore[attr-defined]
-    return values.astype(np.float64) @ w_dec[ids].astype(np.float64)
+def _effects(
+    generation: Generation, leg: Leg, model: SAEModel, reference: Reference, passage: int, latents: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """What a change of 1 in each of these activations of the query does to a document's score."""
+    field, query = leg.scored_by
+    w_dec = model.sae.W_dec
+    if not isinstance(query, ImpactQuery):
+        row = generation.dense_row(field, reference, passage)
+        return np.zeros(len(latents)) if row is None else w_dec[latents].astype(np.float64) @ row
+    assert isinstance(leg.field.spec, SAEField)
+    ids, impacts, _ = generation.sparse_row(field, reference, passage)
+    weights = impacts * model.impact_scale[ids].astype(np.float64) / 255.0
+    if leg.base_vector is not None and (factors := model.factors(leg.field.spec)) is not None:
+        weights = weights * factors[ids]
+    if leg.base_vector is not None and leg.scorer == "decode":  # the document is what its posted code decodes to
+        return w_dec[latents].astype(np.float64) @ (weights @ w_dec[ids])
+    held = dict(zip(ids.tolist(), weights.tolist(), strict=True))
+    return np.array([held.get(latent, 0.0) for latent in latents.tolist()])

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from sparsight.encoders.sae.weighting import idf, saturate, weigh_query
 from sparsight.errors import FailedPreconditionError, IncompatibleModelError, InvalidArgumentError
+from sparsight.index.rows import SparseRow
 from sparsight.index.schema import FieldSchema, ModelFactory
-from sparsight.types import BM25Field, DenseField, Field, SAEField, SparseField
+from sparsight.types import BM25Field, DenseField, Field, SAEField, SparseField, SparseVector
 
 if TYPE_CHECKING:
     from sparsight.encoders import SAE, DenseEncoder, SparseEncoder
@@ -22,17 +26,58 @@ UNBOUNDED_DIMENSION = 2**32 - 1
 
 
 class SAEModel:
-    """An SAE as the index sees it: dense vectors in, weights to post out."""
+    """An SAE as a field sees it: dense vectors in, weights to post and to search with out.
 
-    def __init__(self, sae: SAE) -> None:
+    Postings depend on the field's ``weighting`` only where that is "bm25"; the fingerprint then tells so.
+    """
+
+    def __init__(self, sae: SAE, spec: SAEField) -> None:
         self.sae = sae
+        self._k1 = spec.k1 if spec.weighting == "bm25" else None
         self.fingerprint: str = sae.fingerprint
+        if self._k1 is not None:
+            from sparsight.encoders.fingerprint import digest_json
+
+            self.fingerprint = digest_json({"sae": sae.fingerprint, "weighting": "bm25", "k1": float(self._k1)})
         self.dimension: int = sae.n_latents
-        self.impact_scale: NDArray[np.float32] = sae.impact_scale
+        self.impact_scale: NDArray[np.float32] = self.posted(np.arange(sae.n_latents), sae.impact_scale)
 
     def encode(self, x: NDArray[np.float32]) -> csr_matrix:
         """Document weights (B, F) of dense vectors (B, D)."""
-        return self.sae.document_weights(x)
+        codes = self.sae.document_weights(x)
+        codes.data = self.posted(codes.indices, codes.data)
+        return codes
+
+    def posted(self, latents: NDArray[Any], weights: NDArray[Any]) -> NDArray[Any]:
+        """What the index holds for latents (n,) with these weights ``z / |xhat|`` (n,)."""
+        if self._k1 is None:
+            return weights
+        scale = self.sae.scale[latents]  # 0 where a latent never fired in training
+        return saturate(weights, np.where(scale > 0, scale, self.sae.impact_scale[latents]), self._k1)
+
+    @cached_property
+    def _idf(self) -> NDArray[np.float32]:
+        return idf(self.sae.density)
+
+    def factors(self, spec: SAEField) -> NDArray[np.float32] | None:
+        """What the field multiplies the query's weights by (F,); None when by nothing."""
+        return None if spec.weighting == "none" else self._idf
+
+    def query_row(self, x: NDArray[np.float32], scorer: Literal["decode", "symmetric"]) -> SparseRow:
+        """All query weights of a dense vector (D,), before :meth:`weigh`."""
+        return _row(self.sae.query_weights(x[None], scorer=scorer, max_terms=0)[0])
+
+    def weigh(self, row: SparseRow, spec: SAEField, max_terms: int, always: Collection[int] = ()) -> SparseRow:
+        """Query weights as the field searches with them: its factors applied, then the most important kept (0: all).
+
+        Latents of ``always`` are kept in any case.
+        """
+        return _row(weigh_query(SparseVector(row.term_ids, row.values), self.factors(spec), max_terms,
+                                usual=self.sae.usual, always=always))
+
+
+def _row(vector: SparseVector) -> SparseRow:
+    return SparseRow(vector.indices, vector.values)
 
 
 def factory(folder: Path) -> ModelFactory:
@@ -41,7 +86,7 @@ def factory(folder: Path) -> ModelFactory:
     def load(spec: SAEField) -> SAEModel:
         from sparsight.encoders import SAE
 
-        return SAEModel(SAE.load(folder / spec.model))
+        return SAEModel(SAE.load(folder / spec.model), spec)
 
     return load
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from sparsight.index.generation import Condition, Generation
 from sparsight.index.parts import ImpactQuery
 from sparsight.index.rows import SparseRow
 from sparsight.index.schema import DerivedModel, FieldSchema
-from sparsight.index.vectors import check_dense, check_sparse, quantise_query
+from sparsight.index.vectors import MAX_QUERY_WEIGHTS, check_dense, check_sparse, quantise_query
 from sparsight.retrieval.models import SAEModel, dense_encoder, sparse_encoder
 from sparsight.retrieval.preparation import check_text
 from sparsight.retrieval.steering import Steering, conditions_of, overlaps_of, steering_of
@@ -46,7 +46,7 @@ class Leg:
 
     ``query`` is searched; ``base`` is what it would be without edits (the same object when nothing is steered).
     ``level_values[i]`` is the weight that one impact level of term i of ``query`` stands for. ``vector`` is the dense
-    query behind a dense or SAE leg.
+    query behind a dense or SAE leg. ``scorer``, ``max_terms`` and ``rerank`` are those of SAE legs.
     """
 
     field: FieldSchema
@@ -60,6 +60,18 @@ class Leg:
     base_vector: NDArray[np.float32] | None = None
     steering: Steering | None = None
     label: Callable[[int], str] = str
+    scorer: Literal["decode", "symmetric"] = "decode"
+    max_terms: int = 0
+    rerank: int = 0
+
+    @property
+    def scored_by(self) -> tuple[str, ImpactQuery | NDArray[np.float32]]:
+        """The field and the query that give a candidate's score: the dense ones behind a leg that is re-ranked."""
+        if self.rerank:
+            assert isinstance(self.field.spec, SAEField) and self.vector is not None
+            return self.field.spec.source, self.vector
+        assert self.query is not None
+        return self.field.name, self.query
 
 
 @dataclass(slots=True)
@@ -82,6 +94,10 @@ class Plan:
     def depth(self) -> int:
         """Candidates to take from each leg."""
         return self.query.k if len(self.legs) == 1 else max(self.query.k, self.query.fusion.depth)
+
+    def depth_of(self, leg: Leg) -> int:
+        """Documents that a leg's search finds: its candidates, or more to choose them from by re-ranking."""
+        return max(self.depth, leg.rerank)
 
     def unsteered(self) -> Plan:
         """The same query without its edits."""
@@ -225,6 +241,7 @@ def _leg(generation: Generation, query: Query, item: Retriever, place: str) -> L
             f"a retriever has one of text, sparse and dense; got {' and '.join(given)}", field=place
         )
     leg = Leg(schema, float(item.weight), place)
+    _set_options(leg, item)
     if "sparse" in given:
         if isinstance(schema.spec, DenseField | BM25Field):
             raise InvalidQueryError(f"field {schema.name!r} takes no sparse vector", field=f"{place}.sparse")
@@ -252,6 +269,34 @@ def _leg(generation: Generation, query: Query, item: Retriever, place: str) -> L
                 reason="EMPTY_QUERY",
             )
     return leg
+
+
+def _set_options(leg: Leg, item: Retriever) -> None:
+    """How an SAE field is searched: as the retriever says, or else as the field does. Other fields have no choice."""
+    spec = leg.field.spec
+    given = {"scorer": item.scorer or None, "max_query_terms": item.max_query_terms, "rerank": item.rerank or None}
+    for name, value in given.items():
+        if value is not None:
+            if not isinstance(spec, SAEField) or item.sparse is not None:
+                what = f"a {leg.field.kind} field" if item.sparse is None else "a ready sparse vector"
+                raise InvalidQueryError(
+                    f"{what} takes no {name}; texts and dense vectors in SAE fields do", field=f"{leg.place}.{name}"
+                )
+            _check_option(name, value, f"{leg.place}.{name}")
+    if isinstance(spec, SAEField):
+        leg.scorer = item.scorer or spec.scorer
+        leg.max_terms = spec.max_query_terms if item.max_query_terms is None else item.max_query_terms
+        leg.rerank = item.rerank or 0
+
+
+def _check_option(name: str, value: object, place: str) -> None:
+    if name == "scorer":
+        if value not in ("decode", "symmetric"):
+            raise InvalidQueryError(f'scorer is "decode" or "symmetric"; got {value!r:.80}', field=place)
+        return
+    most = MAX_K if name == "rerank" else MAX_QUERY_WEIGHTS
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
+        raise InvalidQueryError(f"{name} is 0 to {most:,}; got {value!r:.80}", field=place)
 
 
 def _source(generation: Generation, schema: FieldSchema) -> FieldSchema | None:
@@ -336,23 +381,16 @@ def _fill_bm25(generation: Generation, leg: Leg) -> None:
 def _fill_sae(leg: Leg, model: DerivedModel) -> None:
     """Query weights of an SAE field, for the query as it is and as it is steered."""
     assert isinstance(model, SAEModel) and isinstance(leg.field.spec, SAEField) and leg.base_vector is not None
-    spec = leg.field.spec
-
-    def weights(x: NDArray[np.float32]) -> SparseRow:
-        vector = model.sae.query_weights(x[None], scorer=spec.scorer, max_terms=spec.max_query_terms)[0]
-        order = np.argsort(vector.indices)
-        return SparseRow(vector.indices[order], vector.values[order])
-
-    base = weights(leg.base_vector)
-    _set_impacts(leg, base, _scales(leg.field, base.term_ids, model))
+    base = model.query_row(leg.base_vector, leg.scorer)
+    row = model.weigh(base, leg.field.spec, leg.max_terms)
+    _set_impacts(leg, row, _scales(leg.field, row.term_ids, model))
     leg.label = lambda index: model.sae.labels[index] if index < len(model.sae.labels) else str(index)
     if leg.steering is None or not leg.steering.deltas:
         return
-    if spec.scorer == "decode":
-        leg.vector = leg.steering.move(leg.base_vector)
-        row = weights(leg.vector)
-    else:
-        row = leg.steering.add_to(base)
+    # Edits are of activations, so they come before the field's weighting.
+    leg.vector = leg.steering.move(leg.base_vector)
+    moved = model.query_row(leg.vector, "decode") if leg.scorer == "decode" else leg.steering.add_to(base)
+    row = model.weigh(moved, leg.field.spec, leg.max_terms, leg.steering.deltas)
     steered = replace(leg)
     _set_impacts(steered, row, _scales(leg.field, row.term_ids, model))
     leg.query, leg.level_values = steered.query, steered.level_values

@@ -1,9 +1,12 @@
-"""Running plans over a generation: candidates from each leg, every candidate scored in every field, one order."""
+"""Running plans over a generation: candidates from each leg, every candidate scored in every field, one order.
+
+A leg that is re-ranked finds its candidates by one field and scores them by another (:attr:`Leg.scored_by`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +41,8 @@ class Ranking:
         Best passage in each leg; -1 where the leg found nothing in the document.
     work : tuple of Work, length R
         What each leg's search did.
+    reranked : tuple of int, length R
+        Documents that each leg found and scored again by the field behind it.
     """
 
     references: list[Reference]
@@ -48,6 +53,7 @@ class Ranking:
     shares: NDArray[np.float64]
     passages: NDArray[np.int64]
     work: tuple[Work, ...] = ()
+    reranked: tuple[int, ...] = ()
 
     def best_passage(self, position: int) -> int:
         """The passage of the leg with the largest share, 0 when no leg has one."""
@@ -71,14 +77,32 @@ def rank_plans(generation: Generation, plans: Sequence[Plan], cancel: CancelFlag
     """
     masks = _masks(generation, plans)
     found: dict[int, Found] = {}
+    reranked: dict[int, int] = {}
     legs = [(plan, leg, mask) for plan, mask in zip(plans, masks, strict=True) for leg in plan.legs]
     groups: dict[object, list[tuple[Plan, Leg, Mask]]] = {}
     for plan, leg, mask in legs:
         groups.setdefault(_kind(plan, leg), []).append((plan, leg, mask))
     for group in groups.values():
         for (plan, leg, _), result in zip(group, _search(generation, group, cancel, threads), strict=True):
-            found[id(leg)] = result.take(slice(plan.depth))
-    return [_combine(generation, plan, [found[id(leg)] for leg in plan.legs]) for plan in plans]
+            candidates = result.take(slice(plan.depth_of(leg)))
+            if leg.rerank:
+                candidates = _rerank(generation, leg, candidates, cancel)
+                reranked[id(leg)] = len(candidates.seqs)
+            found[id(leg)] = candidates.take(slice(plan.depth))
+    rankings = []
+    for plan in plans:
+        ranking = _combine(generation, plan, [found[id(leg)] for leg in plan.legs])
+        rankings.append(replace(ranking, reranked=tuple(reranked.get(id(leg), 0) for leg in plan.legs)))
+    return rankings
+
+
+def _rerank(generation: Generation, leg: Leg, found: Found, cancel: CancelFlag | None) -> Found:
+    """The same documents, scored and ordered by the field behind the leg's."""
+    if cancel is not None:
+        cancel.check()
+    field, query = leg.scored_by
+    again = generation.score(field, found.references(), query)
+    return again._replace(work=found.work).take(np.lexsort((again.seqs, -again.scores)))
 
 
 def _masks(generation: Generation, plans: Sequence[Plan]) -> list[Mask]:
@@ -96,24 +120,24 @@ def _masks(generation: Generation, plans: Sequence[Plan]) -> list[Mask]:
 def _kind(plan: Plan, leg: Leg) -> object:
     """Equal for legs that may be searched together."""
     if isinstance(leg.query, ImpactQuery) and plan.query.effort != Effort():
-        return leg.field.name, plan.query.effort, plan.depth, _least(plan)
+        return leg.field.name, plan.query.effort, plan.depth_of(leg), _least(plan, leg)
     return leg.field.name
 
 
-def _least(plan: Plan) -> float:
-    """The score that a leg's documents must exceed: with a single leg the query's; fused scores have other units."""
-    return (plan.query.min_score or 0.0) if len(plan.legs) == 1 else 0.0
+def _least(plan: Plan, leg: Leg) -> float:
+    """The score that a leg's documents must exceed: that of the query, unless final scores have other units."""
+    return (plan.query.min_score or 0.0) if len(plan.legs) == 1 and not leg.rerank else 0.0
 
 
 def _search(
     generation: Generation, group: Sequence[tuple[Plan, Leg, Mask]], cancel: CancelFlag | None, threads: int
 ) -> list[Found]:
     name, effort = group[0][1].field.name, group[0][0].query.effort
-    depth = max(plan.depth for plan, _, _ in group)
+    depth = max(plan.depth_of(leg) for plan, leg, _ in group)
     masks = [mask for _, _, mask in group]
     impacts = [leg.query for _, leg, _ in group if isinstance(leg.query, ImpactQuery)]
     if len(impacts) == len(group):
-        least = [_least(plan) for plan, _, _ in group]
+        least = [_least(plan, leg) for plan, leg, _ in group]
         return generation.search_impacts(name, impacts, depth, masks, least, cancel, min(threads, len(group)), effort)
     vectors = np.stack([leg.query for _, leg, _ in group if isinstance(leg.query, np.ndarray)])
     return generation.search_dense(name, vectors, depth, masks, cancel)
@@ -173,9 +197,9 @@ def score_matrix(
     shape = (len(references), len(plan.legs))
     scores, passages, seqs = np.empty(shape), np.empty(shape, np.int64), np.empty(shape[0], np.int64)
     for column, leg in enumerate(plan.legs):
-        assert leg.query is not None
-        one = generation.score(leg.field.name, references, leg.query)
+        field, query = leg.scored_by
+        one = generation.score(field, references, query)
         scores[:, column], seqs = one.scores, one.seqs
-        nothing = (one.scores == 0) if isinstance(leg.query, ImpactQuery) else np.isnan(one.scores)
+        nothing = (one.scores == 0) if isinstance(query, ImpactQuery) else np.isnan(one.scores)
         passages[:, column] = np.where(nothing, -1, one.passages)
     return scores, passages, seqs

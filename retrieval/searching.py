@@ -64,8 +64,10 @@ def search_all(
 
 def _work(plan: Plan, ranking: Ranking) -> tuple[RetrieverWork, ...]:
     return tuple(
-        RetrieverWork(leg.field.name, cast(Mode, done.mode), done.terms, done.postings, done.passages, done.rescored)
-        for leg, done in zip(plan.legs, ranking.work, strict=True)
+        RetrieverWork(
+            leg.field.name, cast(Mode, done.mode), done.terms, done.postings, done.passages, done.rescored, reranked
+        )
+        for leg, done, reranked in zip(plan.legs, ranking.work, ranking.reranked, strict=True)
     )
 
 

@@ -165,7 +165,7 @@ def _overlap(generation: Generation, models: Mapping[str, DerivedModel], overlap
 
 def _level(model: SAEModel, feature: int, strength: float) -> int:
     """The least 8-bit impact that stands for this strength; 1, active at all, or more."""
-    weight = strength * float(model.sae.scale[feature])
+    weight = model.posted(np.array([feature]), np.array([strength * float(model.sae.scale[feature])])).item()
     return max(1, math.ceil(weight * 255.0 / float(model.impact_scale[feature]) - 1e-6))
 
 

@@ -15,8 +15,9 @@ from sparsight.errors import FailedPreconditionError, InvalidArgumentError, Unkn
 from sparsight.index import maintenance, storage
 from sparsight.index.generation import Generation
 from sparsight.index.lexicon import searchable_text
-from sparsight.index.schema import CollectionSchema, FieldSchema, check_field_name
+from sparsight.index.schema import CollectionSchema, FieldSchema, check_field_name, check_sae_options
 from sparsight.index.store import MODELS_FOLDER, CollectionStore
+from sparsight.retrieval.models import SAEModel
 from sparsight.retrieval.operations import Progress
 from sparsight.types import SAEField
 
@@ -29,7 +30,7 @@ MIN_PASSAGES = 64
 
 
 def train_collection_sae(
-    store: CollectionStore, field: str, source: str, arguments: Mapping[str, int]
+    store: CollectionStore, spec: SAEField, arguments: Mapping[str, int]
 ) -> Callable[[Progress], Mapping[str, Any]]:
     """Check the request now; the returned work trains, labels and installs.
 
@@ -38,8 +39,9 @@ def train_collection_sae(
     InvalidArgumentError, UnknownFieldError, FailedPreconditionError
         Bad names or numbers, or too little to train on.
     """
-    schema = store.generation.schema
+    schema, field, source = store.generation.schema, spec.name, spec.source
     check_field_name(field)
+    check_sae_options(spec)
     target = schema.field(source)
     if target is None:
         raise UnknownFieldError(f"collection {schema.name!r} has no field {source!r:.80}", field="source")
@@ -83,7 +85,7 @@ def train_collection_sae(
         if any(texts):
             sae = _named(sae, vectors, texts, ids)
         progress(0.9, "adding the field")
-        install_sae(store, sae, SAEField(field, source=source))
+        install_sae(store, sae, spec)
         return {"field": field, "n_latents": sae.n_latents, "k": sae.k, "vectors": len(vectors), **_plain(report)}
 
     return work
@@ -128,7 +130,8 @@ def install_sae(store: CollectionStore, sae: SAE, spec: SAEField) -> None:
     folder = store.folder / MODELS_FOLDER / name
     if not folder.exists():
         _save(sae, folder)
-    field = FieldSchema(replace(spec, model=f"{MODELS_FOLDER}/{name}"), sae.n_latents, sae.fingerprint)
+    fingerprint = SAEModel(sae, spec).fingerprint
+    field = FieldSchema(replace(spec, model=f"{MODELS_FOLDER}/{name}"), sae.n_latents, fingerprint)
     others = tuple(item for item in schema.fields if item.name != spec.name)
     new = CollectionSchema(schema.name, (*others, field), schema.passages, schema.created, schema.uid).check()
     maintenance.rebuild(store, new)

@@ -37,9 +37,11 @@ from sparsight.service._parts import (
     moved,
     part_id,
 )
-from sparsight.service.convert import enum_to_proto, integer, sparse_from_proto, text
+from sparsight.service.convert import enum_to_proto, integer, number, sparse_from_proto, text
 from sparsight.service.convert_collections import (
     ANY_FIELD,
+    SCORERS,
+    WEIGHTINGS,
     collection_resource,
     feature_from_proto,
     field_to_proto,
@@ -64,6 +66,7 @@ from sparsight.types import (
     Page,
     PassageSpec,
     Query,
+    SAEField,
     SearchResult,
     SparseVector,
     VerifyReport,
@@ -158,9 +161,9 @@ def upsert(collection: str, documents: Iterable[Document | Mapping[str, Any]], r
     """Write documents in parts of at most 8 MiB, each atomic by itself and each with a request id of its own."""
     parent, base = collection_resource(collection, "collection"), _request_id(request_id)
     total = WriteResult()
-    for number, (start, messages) in enumerate(document_parts(documents)):
+    for part, (start, messages) in enumerate(document_parts(documents)):
         request = documents_pb2.UpsertDocumentsRequest(
-            parent=parent, documents=messages, request_id=part_id(base, number)
+            parent=parent, documents=messages, request_id=part_id(base, part)
         )
         try:
             answer = yield _rpc(
@@ -314,15 +317,19 @@ def feature(collection: str, index: int, field: str) -> Steps[Feature]:
 
 
 def train_sae(
-    collection: str, field: str, source: str, n_latents: int, k: int, epochs: int, seed: int, wait: bool
+    collection: str, spec: SAEField, n_latents: int, k: int, epochs: int, seed: int, wait: bool
 ) -> Steps[Operation]:
     request = features_pb2.TrainSaeRequest(
-        name=_field_resource(collection, field),
-        source=text(source, "source"),
+        name=_field_resource(collection, spec.name),
+        source=text(spec.source, "source"),
         n_latents=integer(n_latents, "n_latents"),
         k=integer(k, "k"),
         epochs=integer(epochs, "epochs"),
         seed=integer(seed, "seed"),
+        scorer=enum_to_proto(SCORERS, spec.scorer, "scorer"),
+        max_query_terms=integer(spec.max_query_terms, "max_query_terms"),
+        weighting=enum_to_proto(WEIGHTINGS, spec.weighting, "weighting"),
+        k1=number(spec.k1, "k1"),
     )
     started = yield _rpc("FeatureService", "TrainSae", request, longrunning_pb2.Operation)
     operation = operation_from_proto(started)

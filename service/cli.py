@@ -19,6 +19,7 @@ from sparsight.errors import SparsightError
 from sparsight.service.commands.common import JsonOption, Output, Usage, print_json
 from sparsight.service.commands.demonstrating import demo
 from sparsight.service.commands.evaluating import evaluate
+from sparsight.service.commands.evaluating_sae import evaluate_sae
 from sparsight.service.commands.indexing import index
 from sparsight.service.commands.keeping import repair, verify
 from sparsight.service.commands.searching import features, search
@@ -62,6 +63,7 @@ app.command()(features)
 app.command("train-sae")(train_sae)
 app.command("train-splade")(train_splade)
 app.command("eval")(evaluate)
+app.command("eval-sae")(evaluate_sae)
 app.command()(verify)
 app.command()(repair)
 app.command()(version)

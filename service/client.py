@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import grpc
 import numpy as np
@@ -32,6 +32,7 @@ from sparsight.types import (
     Page,
     PassageSpec,
     Query,
+    SAEField,
     SearchResult,
     SparseVector,
     VerifyReport,
@@ -316,11 +317,19 @@ class Collection:
         k: int = 32,
         epochs: int = 0,
         seed: int = 0,
+        scorer: Literal["decode", "symmetric"] = "decode",
+        max_query_terms: int = 512,
+        weighting: Literal["none", "idf", "bm25"] = "none",
+        k1: float = 1.2,
         wait: bool = True,
         timeout: float | None = None,
     ) -> Operation:
-        """Train a sparse autoencoder on a dense field's vectors and add it as a field; ``wait`` polls it."""
-        steps = _calls.train_sae(self.name, field, source, n_latents, k, epochs, seed, wait)
+        """Train a sparse autoencoder on a dense field's vectors and add it as a field; ``wait`` polls it.
+
+        ``scorer`` to ``k1`` are the new field's: see :class:`sparsight.types.SAEField`.
+        """
+        spec = SAEField(field, source, "", scorer, max_query_terms, weighting, k1)
+        steps = _calls.train_sae(self.name, spec, n_latents, k, epochs, seed, wait)
         return self._client._run(steps, timeout)
 
     def compact(self, *, wait: bool = True, timeout: float | None = None) -> Operation:

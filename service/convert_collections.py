@@ -33,6 +33,8 @@ from sparsight.v1 import collections_pb2, features_pb2, operations_pb2
 
 __all__ = [
     "ANY_FIELD",
+    "SCORERS",
+    "WEIGHTINGS",
     "collection_name",
     "collection_resource",
     "feature_from_proto",
@@ -47,11 +49,17 @@ __all__ = [
     "operation_to_proto",
     "passages_from_proto",
     "passages_to_proto",
+    "sae_options_from_proto",
 ]
 
 _LANGUAGES = {"english": collections_pb2.BM25_LANGUAGE_ENGLISH, "none": collections_pb2.BM25_LANGUAGE_NONE}
 _INDEXES = {"flat": collections_pb2.DENSE_INDEX_KIND_FLAT, "hnsw": collections_pb2.DENSE_INDEX_KIND_HNSW}
-_SCORERS = {"decode": collections_pb2.SAE_SCORER_DECODE, "symmetric": collections_pb2.SAE_SCORER_SYMMETRIC}
+SCORERS = {"decode": collections_pb2.SAE_SCORER_DECODE, "symmetric": collections_pb2.SAE_SCORER_SYMMETRIC}
+WEIGHTINGS = {
+    "none": collections_pb2.SAE_WEIGHTING_NONE,
+    "idf": collections_pb2.SAE_WEIGHTING_IDF,
+    "bm25": collections_pb2.SAE_WEIGHTING_BM25,
+}
 
 
 # --- resource names ---------------------------------------------------------------------------------------
@@ -129,8 +137,10 @@ def field_to_proto(field: Field, path: str = "field") -> collections_pb2.Field:
         case SAEField():
             message.sae.source = text(field.source, f"{path}.source")
             message.sae.model = text(field.model, f"{path}.model")
-            message.sae.scorer = enum_to_proto(_SCORERS, field.scorer, f"{path}.scorer")
+            message.sae.scorer = enum_to_proto(SCORERS, field.scorer, f"{path}.scorer")
             message.sae.max_query_terms = integer(field.max_query_terms, f"{path}.max_query_terms")
+            message.sae.weighting = enum_to_proto(WEIGHTINGS, field.weighting, f"{path}.weighting")
+            message.sae.k1 = number(field.k1, f"{path}.k1")
         case _:
             raise InvalidArgumentError(f"expected a field, got {type(field).__name__}", field=path)
     return message
@@ -166,16 +176,27 @@ def field_from_proto(message: collections_pb2.Field, path: str = "field") -> Fie
                 enum_from_proto(_INDEXES, dense.index, "flat", f"{path}.index"),
             )
         case "sae":
-            sae = message.sae
             return SAEField(
                 message.name,
-                sae.source or SAEField().source,
-                sae.model,
-                enum_from_proto(_SCORERS, sae.scorer, "decode", f"{path}.scorer"),
-                sae.max_query_terms if sae.HasField("max_query_terms") else SAEField().max_query_terms,
+                message.sae.source or SAEField().source,
+                message.sae.model,
+                **sae_options_from_proto(message.sae, f"{path}."),
             )
         case _:
             raise InvalidArgumentError("expected a kind of field (sparse, bm25, dense or sae), got none", field=path)
+
+
+def sae_options_from_proto(
+    message: collections_pb2.SaeField | features_pb2.TrainSaeRequest, prefix: str = ""
+) -> dict[str, Any]:
+    """How an SAE field weights, as arguments of :class:`SAEField`; ``prefix`` stands before their names in errors."""
+    default = SAEField()
+    return {
+        "scorer": enum_from_proto(SCORERS, message.scorer, default.scorer, f"{prefix}scorer"),
+        "max_query_terms": message.max_query_terms if message.HasField("max_query_terms") else default.max_query_terms,
+        "weighting": enum_from_proto(WEIGHTINGS, message.weighting, default.weighting, f"{prefix}weighting"),
+        "k1": message.k1 if message.HasField("k1") else default.k1,
+    }
 
 
 def passages_to_proto(spec: PassageSpec, path: str = "passages") -> collections_pb2.PassageSpec:

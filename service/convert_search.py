@@ -20,6 +20,7 @@ from sparsight.service.convert import (
     vectors_from_proto,
     vectors_to_proto,
 )
+from sparsight.service.convert_collections import SCORERS
 from sparsight.service.convert_documents import include_from_proto, include_to_proto
 from sparsight.types import (
     Contribution,
@@ -96,13 +97,19 @@ def _retriever_to_proto(retriever: Retriever | str, path: str) -> search_pb2.Ret
         raise InvalidQueryError(
             f"expected a Retriever or the name of a field, got {type(retriever).__name__}", field=path
         )
-    return search_pb2.Retriever(
+    message = search_pb2.Retriever(
         field=text(retriever.field, f"{path}.field"),
         text=text(retriever.text, f"{path}.text"),
         sparse=None if retriever.sparse is None else sparse_to_proto(retriever.sparse, f"{path}.sparse"),
         dense=None if retriever.dense is None else dense_to_proto(retriever.dense, f"{path}.dense"),
         weight=number(retriever.weight, f"{path}.weight"),
+        rerank=integer(retriever.rerank, f"{path}.rerank"),
     )
+    if retriever.scorer != "":
+        message.scorer = enum_to_proto(SCORERS, retriever.scorer, f"{path}.scorer", InvalidQueryError)
+    if retriever.max_query_terms is not None:
+        message.max_query_terms = integer(retriever.max_query_terms, f"{path}.max_query_terms")
+    return message
 
 
 def _edit_to_proto(edit: Edit, path: str) -> search_pb2.Edit:
@@ -205,6 +212,9 @@ def _retriever_from_proto(message: search_pb2.Retriever, path: str) -> Retriever
         sparse=sparse_from_proto(message.sparse) if message.HasField("sparse") else None,
         dense=dense_from_proto(message.dense) if message.HasField("dense") else None,
         weight=message.weight if message.HasField("weight") else 1.0,
+        scorer=enum_from_proto(SCORERS, message.scorer, "", f"{path}.scorer", InvalidQueryError),
+        max_query_terms=message.max_query_terms if message.HasField("max_query_terms") else None,
+        rerank=message.rerank,
     )
 
 
@@ -233,6 +243,7 @@ def result_to_proto(result: SearchResult) -> search_pb2.SearchResult:
                 postings=work.postings,
                 passages=work.passages,
                 rescored=work.rescored,
+                reranked=work.reranked,
             )
             for work in result.work
         ],
@@ -256,6 +267,7 @@ def result_from_proto(message: search_pb2.SearchResult, total_ms: float = 0.0) -
                 work.postings,
                 work.passages,
                 work.rescored,
+                work.reranked,
             )
             for work in message.work
         ),
@@ -306,6 +318,7 @@ def _explanation_to_proto(explanation: Explanation) -> search_pb2.Explanation:
                 passage=part.passage,
                 contributions=[_contribution(item) for item in part.contributions],
                 rest=part.rest,
+                dense=part.dense,
             )
             for part in explanation.retrievers
         ],
@@ -333,6 +346,7 @@ def _explanation_from_proto(message: search_pb2.Explanation) -> Explanation:
                 part.passage,
                 contributions_from_proto(part.contributions),
                 part.rest,
+                part.dense,
             )
             for part in message.retrievers
         ),

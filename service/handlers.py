@@ -21,6 +21,7 @@ from sparsight.service.convert_collections import (
     info_to_proto,
     operation_to_proto,
     passages_from_proto,
+    sae_options_from_proto,
 )
 from sparsight.service.convert_documents import (
     document_from_proto,
@@ -216,6 +217,7 @@ class Handlers:
             k=request.k if request.HasField("k") else 32,
             epochs=request.epochs,
             seed=request.seed,
+            **sae_options_from_proto(request),
             wait=False,
         )
         return operation_to_proto(operation)

@@ -181,9 +181,27 @@ class DenseField:
 class SAEField:
     """k-sparse codes of a dense field under a sparse autoencoder.
 
-    ``source`` names the dense field. ``model`` is a saved SAE's folder, or "" until one is trained in the
-    collection. ``scorer`` "decode" weights latent i of the query by ``w_i . x_q`` (asymmetric decode);
-    "symmetric" by the query's own code. ``max_query_terms`` prunes the query's weights.
+    A passage's weight of latent i is its activation divided by the length of the reconstruction, ``z_i / |xhat|``.
+
+    Attributes
+    ----------
+    source : str
+        The dense field.
+    model : str
+        A saved SAE's folder, or "" until one is trained in the collection.
+    scorer : str
+        "decode" weights latent i of the query by ``w_i . x_q`` (asymmetric decode: the dense product with the
+        normalised reconstruction, but for the share of its bias); "symmetric" by the query's own code. Both read the
+        same postings, so a :class:`Retriever` may choose the other.
+    max_query_terms : int
+        Largest weights kept in a query; 0 keeps all.
+    weighting : str
+        "none"; "idf" multiplies the query's weights by ``max(0, ln((M - n + 0.5) / (n + 0.5)))``, with the share n / M
+        of the SAE's training rows that the latent fires on (not of this collection's documents); "bm25" does that and
+        saturates the documents' weights w, which are filled in accordingly: ``s (k1 + 1) t / (k1 + t)``, ``t = w / s``,
+        with s the 90 % quantile of the latent's activations. Ready sparse queries are taken as they are.
+    k1 : float
+        Saturation of "bm25", 0 to 100; the smaller, the more strong activations are held back.
     """
 
     name: str = "sae"
@@ -191,6 +209,8 @@ class SAEField:
     model: str = ""
     scorer: Literal["decode", "symmetric"] = "decode"
     max_query_terms: int = 512
+    weighting: Literal["none", "idf", "bm25"] = "none"
+    k1: float = 1.2
     kind: Literal["sae"] = "sae"
 
 
@@ -239,8 +259,22 @@ class CollectionInfo:
 class Retriever:
     """One way of scoring: a field and what to compare with it.
 
-    Exactly one of ``text``, ``sparse`` and ``dense`` may be given; none takes the query's text.
-    ``weight`` is its share in the fusion.
+    Attributes
+    ----------
+    field : str
+    text, sparse, dense
+        Exactly one may be given; none takes the query's text.
+    weight : float
+        Its share in the fusion.
+    scorer : str
+        SAE fields, for a text or a dense vector: "decode" or "symmetric" instead of the field's own scorer; "" keeps
+        that.
+    max_query_terms : int or None
+        Likewise: largest weights kept, at most 16,384; 0 keeps all, None is the field's own number.
+    rerank : int
+        Likewise: find that many documents (at least the candidates that are wanted anyway, at most 10,000) by their
+        codes, and score them by the dense product of the SAE field's source instead. The scores of this retriever are
+        then dense products, of all candidates when it is fused with others. 0 does not.
     """
 
     field: str
@@ -248,6 +282,9 @@ class Retriever:
     sparse: SparseVector | None = None
     dense: NDArray[np.float32] | None = None
     weight: float = 1.0
+    scorer: Literal["", "decode", "symmetric"] = ""
+    max_query_terms: int | None = None
+    rerank: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -406,7 +443,9 @@ class RetrieverScore:
     ``score`` is in the retriever's own units, ``rank`` its rank there (from 1; 0 when it was not among that
     retriever's candidates), ``share`` its part of the hit's final score (the shares sum to it), ``passage``
     the passage that scored best there (-1: none), ``contributions`` sum to ``score``; ``rest`` is what is left
-    when only the largest are listed (0 when all are).
+    when only the largest are listed (0 when all are). Of a re-ranked retriever the contributions are the features' in
+    the dense product, and ``dense`` is what no feature carries of it (the SAE's bias and error): contributions,
+    ``dense`` and ``rest`` sum to ``score``. It is 0 for all others.
     """
 
     field: str
@@ -416,6 +455,7 @@ class RetrieverScore:
     passage: int
     contributions: tuple[Contribution, ...] = ()
     rest: float = 0.0
+    dense: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -484,6 +524,9 @@ class RetrieverWork:
         Passages in the windows visited, likewise; of a dense field all that are there.
     rescored : int
         Passages that were scored one by one with all terms: finalists of a scan, those of a narrow filter, the tail's.
+    reranked : int
+        Documents found by their codes that were scored again by their dense vectors (``rerank``). ``mode`` and the
+        other counts are those of the search that found them.
     """
 
     field: str
@@ -492,6 +535,7 @@ class RetrieverWork:
     postings: int = 0
     passages: int = 0
     rescored: int = 0
+    reranked: int = 0
 
 
 @dataclass(frozen=True, slots=True)

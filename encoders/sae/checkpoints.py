@@ -1,19 +1,21 @@
 """Read sparse autoencoders that others trained, from safetensors, into :class:`SAE`.
 
-Sources take ``a = (x - b_pre) W_enc^T + b_enc``, keep the k largest, clip at 0 and decode with ``z W_dec + b_dec``.
-Two things are folded, which leaves what a latent contributes as it is: ``b_enc - W_enc b_pre`` is the new ``b_enc``,
-and the length ``s_i`` of row i of ``W_dec`` multiplies row i of ``W_enc`` and ``b_enc``. Activations become ``s_i``
-times the source's. Equal lengths keep their order; unequal ones do not: the k largest ``s_i a_i`` need not be the k
-largest ``a_i``, and then other latents are active than in the source.
+Sources take ``a = (x - b_pre) W_enc^T + b_enc``, keep the k largest (TopK) or those above a threshold (JumpReLU, and
+BatchTopK once it is trained), clip at 0 and decode with ``z W_dec + b_dec``. Two things are folded, which leaves what a
+latent contributes as it is: ``b_enc - W_enc b_pre`` is the new ``b_enc``, and the length ``s_i`` of row i of ``W_dec``
+multiplies row i of ``W_enc``, ``b_enc`` and the threshold. Activations become ``s_i`` times the source's. Thresholds
+and equal lengths choose the same latents; unequal lengths under TopK do not: the k largest ``s_i a_i`` need not be the
+k largest ``a_i``.
 
 Options that change numbers are followed or refused, by key and value. sparsify, CSR and saerch have few, so an unknown
-key is refused too; most of SAELens's only record the training, and those are not looked at.
+key is refused too; most of SAELens's and dictionary_learning's only record the training, and those are not looked at.
 
 References
 ----------
-Keys, options and what they do were read in SAELens 6.9 to 6.54 (``saes/topk_sae.py``, ``pretrained_sae_loaders.py``),
-EleutherAI sparsify 1.3.3 (``sparse_coder.py``), sentence-transformers 6.2.0 (``sparse_auto_encoder.py``), saerch
-(``topk_sae.py``) and openai/sparse_autoencoder (``model.py``).
+Keys, options and what they do were read in SAELens 6.9 to 6.54 (``saes/topk_sae.py``, ``saes/jumprelu_sae.py``,
+``pretrained_sae_loaders.py``), EleutherAI sparsify 1.3.3 (``sparse_coder.py``), sentence-transformers 6.2.0
+(``sparse_auto_encoder.py``), dictionary_learning 0.1.0 (``trainers/``, ``dictionary.py``), saerch (``topk_sae.py``) and
+openai/sparse_autoencoder (``model.py``).
 """
 
 from __future__ import annotations
@@ -39,19 +41,22 @@ F32 = NDArray[np.float32]
 
 SAE_LAYOUTS: Mapping[str, str] = {
     "sparsight": "sae.json and sae.safetensors, as SAE.save writes them",
-    "saelens": "cfg.json and sae_weights.safetensors (SAELens), architecture topk",
+    "saelens": "cfg.json and sae_weights.safetensors (SAELens), architecture topk, jumprelu or standard",
     "sparsify": "cfg.json and sae.safetensors (EleutherAI sparsify), activation topk",
     "csr": "modules.json that ends with a SparseAutoEncoder (sentence-transformers), or that module's own folder",
+    "dictionary_learning": "config.json with a trainer, and the tensors of its ae.pt in one .safetensors",
     "saerch": "one other .safetensors with saerch's names, and at most one .json beside it, which names k",
 }
 """Layouts of folders that :func:`read_sae` takes, by name, and the files that each is recognised by."""
 
-_EVEN = 1e-3  # lengths of decoder rows that differ by less, relatively, count as equal
+_EVEN = 4e-3  # decoder rows whose lengths differ by less, relatively, are even: bfloat16 rounds by 2^-9 each way
 _PICKLED = frozenset({".bin", ".ckpt", ".pkl", ".pt", ".pth"})
-_SAELENS = ("topk of architecture topk", "topk of architecture standard")
+_SAELENS = ("topk of architecture topk", "topk of architecture standard", "relu of architecture jumprelu",
+            "relu of architecture standard")
 _SPARSIFY = frozenset({"activation", "d_in", "expansion_factor", "k", "multi_topk", "normalize_decoder", "num_latents",
                        "signed", "skip_connection", "transcode"})
 _CSR = frozenset({"dead_threshold", "hidden_dim", "input_dim", "k", "k_aux", "normalize"})
+_DICTIONARIES = ("AutoEncoderTopK", "BatchTopKSAE", "MatryoshkaBatchTopKSAE", "JumpReluAutoEncoder")
 _SAERCH = frozenset({"auxk", "d_model", "dead_steps_threshold", "k", "multik", "n_dirs", "normalize"})
 
 
@@ -63,24 +68,27 @@ def read_sae(folder: str | Path, *, k: int = 0, uneven_norms: Literal["refuse", 
     folder : str or Path
         Weights of any floating dtype are taken as float32; pickled ones are not read.
     k : int
-        Active latents; 0 takes the source's.
+        Active latents, on average where there are thresholds; 0 takes the source's. SAELens has none for JumpReLU and
+        ReLU, where it has to be given.
     uneven_norms : "refuse" or "fold"
-        What to do if lengths of decoder rows differ by more than 1e-3, relatively, and the source selects without
-        regard to them. "fold" takes the k largest ``s_i a_i`` where the source takes the k largest ``a_i``. The
-        training of CSR does not keep its rows equal, so trained ones will mostly need "fold".
+        What to do if lengths of decoder rows differ by more than 4e-3, relatively, and TopK selects without regard to
+        them. "fold" takes the k largest ``s_i a_i`` where the source takes the k largest ``a_i``. The training of CSR
+        does not keep its rows equal, so trained ones will mostly need "fold".
 
     Returns
     -------
     SAE
-        For a sentence-transformers folder, its input is what the modules before the SparseAutoEncoder give. Labels and
-        statistics come from our own folders only; ``describe_latents`` adds the latter.
+        With thresholds for JumpReLU and BatchTopK, and of 0 for a plain ReLU. For a sentence-transformers folder, its
+        input is what the modules before the SparseAutoEncoder give. Labels and statistics come from our own folders
+        only; ``describe_latents`` adds the latter.
 
     Raises
     ------
     CheckpointError
         If the folder has none or several of the layouts, a file is missing, damaged or pickled, a tensor is missing,
-        unexpected, not finite or of another shape, or a decoder row is 0. With reason UNSUPPORTED_ACTIVATION if the
-        source is not TopK, UNSUPPORTED_OPTION if it does what SAE cannot, UNEVEN_NORMS as above.
+        unexpected, not finite or of another shape, or a decoder row is 0. With reason BAD_CONFIG if a number is missing
+        from its description, UNSUPPORTED_ACTIVATION if it chooses latents in another way, UNSUPPORTED_OPTION if it does
+        what SAE cannot, UNEVEN_NORMS as above.
     InvalidArgumentError
         If ``k`` is negative or above the number of latents, or ``uneven_norms`` is unknown.
     """
@@ -110,7 +118,8 @@ def _recognise(folder: Path) -> str:
     found = [layout for layout, files in signs.items() if files <= names]
     weights = [name for name in names if name.endswith(".safetensors")]
     if not found and len(weights) == 1:
-        return "csr" if "hidden_dim" in read_json(folder / "config.json", optional=True) else "saerch"
+        config = read_json(folder / "config.json", optional=True)
+        return "csr" if "hidden_dim" in config else "dictionary_learning" if "trainer" in config else "saerch"
     if len(found) != 1:
         raise CheckpointError(f"expected in {folder} one of: {'; '.join(SAE_LAYOUTS.values())}; got "
                               f"{' and '.join(found) or 'none'}{_pickled(folder)}",
@@ -118,46 +127,49 @@ def _recognise(folder: Path) -> str:
     return found[0]
 
 
-def _fold(path: Path, k: int, W_enc: F32, b_enc: F32, W_dec: F32, b_dec: F32, *, centred: bool = True,
-          any_norms: bool) -> SAE:
+def _fold(path: Path, k: int, W_enc: F32, b_enc: F32, W_dec: F32, b_dec: F32, threshold: F32 | float | None = None, *,
+          centred: bool = True, any_norms: bool) -> SAE:
     """The model of W_* (N, D) from the file ``path``; with ``centred``, the source takes ``b_dec`` from its input."""
     norms = np.sqrt(np.einsum("nd,nd->n", W_dec, W_dec, dtype=np.float64))
     low, high = norms.min(initial=np.inf), norms.max(initial=0.0)
     if low == 0:
         raise CheckpointError(f"decoder row {norms.argmin()} in {path} has length 0", path=path, row=norms.argmin())
-    if high > low * (1 + _EVEN) and not any_norms:
+    if high > low * (1 + _EVEN) and threshold is None and not any_norms:
         raise CheckpointError(f"lengths of decoder rows in {path} go from {low:.6g} to {high:.6g}, expected equal "
                               "ones: with rows of length 1 other latents could be among the k largest, which "
                               "uneven_norms='fold' accepts", reason="UNEVEN_NORMS", path=path, low=low, high=high)
     bias = b_enc - np.einsum("nd,d->n", W_enc, b_dec, dtype=np.float64) * centred
     scale = norms.astype(np.float32)[:, None]
+    jumps = {} if threshold is None else {"threshold": (threshold * norms).astype(np.float32)}
     return SAE(k=k, W_enc=W_enc * scale, b_enc=(bias * norms).astype(np.float32), W_dec=W_dec / scale,
-                   b_dec=b_dec.copy())  # no view of the file
+               b_dec=b_dec.copy(), **jumps)  # no view of the file
 
 
 def _read_saelens(folder: Path, k: int, fold: bool) -> SAE:
-    """SAELens. Up to 5.x TopK was an ``activation_fn(_str)`` of the architectures "standard" and "topk"."""
+    """SAELens. Up to 5.x TopK was an ``activation_fn(_str)`` of the architectures "standard" and "topk".
+
+    BatchTopK, plain or Matryoshka, is saved as a JumpReLU with equal thresholds; its k is among what the metadata keep
+    of the training.
+    """
     path, weights = folder / "cfg.json", folder / "sae_weights.safetensors"
     config = read_json(path)
     architecture = config.get("architecture", "standard")
     activation = config.get("activation_fn_str", config.get("activation_fn")) or (
         "topk" if architecture == "topk" else "relu")
-    found = f"{activation} of architecture {architecture}"
-    if found not in _SAELENS:
-        found += "".join(f", {name} {float(value.min()):.6g} to {float(value.max()):.6g}" for name, value in
-                         _load(weights, ("threshold", "topk_threshold")).items() if value.numel())
-    _expect({"activation": found}, path, activation=_SAELENS)
-    options = config.get("activation_fn_kwargs") or {}
-    if not isinstance(options, dict):
-        raise CheckpointError(f"activation_fn_kwargs in {path} is no object", reason="BAD_CONFIG", path=path)
+    _expect({"activation": f"{activation} of architecture {architecture}"}, path, activation=_SAELENS)
+    options = _object(config, "activation_fn_kwargs")
     options = {name: value for name, value in options.items() if value not in (None, False)}
     _expect(options, path, {"k"})
     _expect(config, path, normalize_activations=("none", None, False), reshape_activations=("none", None),
             apply_b_dec_to_input=(True, False), rescale_acts_by_decoder_norm=(False, True))
     d, n = _whole(config, "d_in", path), _whole(config, "d_sae", path)
-    w_enc, b_enc, w_dec, b_dec = _pick(
-        _load(weights), weights, {"W_enc": (d, n), "b_enc": (n,), "W_dec": (n, d), "b_dec": (d,)})
-    return _fold(weights, k or _whole(config | options, "k", path), w_enc.T, b_enc, w_dec, b_dec,
+    shapes = {"W_enc": (d, n), "b_enc": (n,), "W_dec": (n, d), "b_dec": (d,)}
+    if architecture == "jumprelu":
+        shapes["threshold"] = (n,)
+    w_enc, b_enc, w_dec, b_dec, *threshold = _pick(_load(weights), weights, shapes)
+    trained = _object(_object(config, "metadata"), "training_architecture_details")
+    return _fold(weights, k or _whole(trained | config | options, "k", path), w_enc.T, b_enc, w_dec, b_dec,
+                 None if activation == "topk" else threshold[0] if threshold else 0.0,
                  centred=config.get("apply_b_dec_to_input", True),
                  any_norms=fold or config.get("rescale_acts_by_decoder_norm", False))
 
@@ -214,6 +226,30 @@ def _csr_module(folder: Path) -> Path:
     return modules[-1][1]
 
 
+def _read_dictionary(folder: Path, k: int, fold: bool) -> SAE:
+    """dictionary_learning, whose ``ae.pt`` somebody saved anew: it is pickled, and not read.
+
+    TopK keeps a threshold as well, for another mode than its own. Only JumpReLU leaves ``b_dec`` in its input.
+    """
+    path, (weights,) = folder / "config.json", folder.glob("*.safetensors")
+    trainer, stored = _object(read_json(path), "trainer"), _load(weights)
+    kind = trainer.get("dict_class")
+    _expect({"activation": kind}, path, activation=_DICTIONARIES)
+    d, n = _whole(trainer, "activation_dim", path), _whole(trainer, "dict_size", path)
+    linear, jumps = kind in ("AutoEncoderTopK", "BatchTopKSAE"), kind == "JumpReluAutoEncoder"
+    shapes: dict[str, tuple[int, ...]] = {
+        "encoder.weight": (n, d), "encoder.bias": (n,), "decoder.weight": (d, n), "b_dec": (d,)} if linear else {
+        "W_enc": (d, n), "b_enc": (n,), "W_dec": (n, d), "b_dec": (d,)}
+    if kind != "AutoEncoderTopK":
+        shapes["threshold"] = (n,) if jumps else ()
+    for name in {"k", "group_sizes", "threshold"} - shapes.keys():
+        stored.pop(name, None)
+    w_enc, b_enc, w_dec, b_dec, *threshold = _pick(stored, weights, shapes)
+    w_enc, w_dec = (w_enc, w_dec.T) if linear else (w_enc.T, w_dec)
+    return _fold(weights, k or _whole(trainer, "target_l0" if jumps else "k", path), w_enc, b_enc, w_dec, b_dec,
+                 *threshold, centred=not jumps, any_norms=fold)
+
+
 def _read_saerch(folder: Path, k: int, fold: bool) -> SAE:
     """saerch. openai/sparse_autoencoder has the same names, but normalises inputs; its statistics give it away."""
     (weights,) = folder.glob("*.safetensors")
@@ -230,18 +266,18 @@ def _read_saerch(folder: Path, k: int, fold: bool) -> SAE:
     return _fold(weights, k or _whole(config, "k", path), w_enc, b_enc, w_dec.T, b_pre, any_norms=fold)
 
 
-_READERS = {"saelens": _read_saelens, "sparsify": _read_sparsify, "csr": _read_csr, "saerch": _read_saerch}
+_READERS = {"saelens": _read_saelens, "sparsify": _read_sparsify, "csr": _read_csr,
+            "dictionary_learning": _read_dictionary, "saerch": _read_saerch}
 
 
-def _load(path: Path, only: Collection[str] = ()) -> dict[str, torch.Tensor]:
-    """The tensors of a file, or some of them."""
+def _load(path: Path) -> dict[str, torch.Tensor]:
     from safetensors import safe_open
 
     if not path.is_file():
         raise CheckpointError(f"there is no {path}{_pickled(path.parent)}", reason="NO_SAFETENSORS", path=path)
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys() if not only or name in only}  # noqa: SIM118
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except Exception as error:  # safetensors' own error derives from Exception alone
         raise CheckpointError(f"{path} cannot be read: {type(error).__name__}: {error}", path=path) from error
 
@@ -265,10 +301,17 @@ def _pick(stored: Mapping[str, torch.Tensor], path: Path, shapes: Mapping[str, t
     return arrays
 
 
+def _object(config: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """The object under a key of a description, or {}: whoever needs something of it will miss that by name."""
+    value = config.get(key)
+    return value if isinstance(value, dict) else {}
+
+
 def _whole(config: Mapping[str, Any], key: str, path: Path) -> int:
     value = config.get(key)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise CheckpointError(f"expected a whole number above 0 as {key} in {path}, got {value!r}",
+        hint = " (k= gives another)" if key in ("k", "target_l0") else ""
+        raise CheckpointError(f"expected a whole number above 0 as {key} in {path}, got {value!r}{hint}",
                               reason="BAD_CONFIG", path=path, key=key)
     return value
 

@@ -1,6 +1,10 @@
-"""TopK sparse autoencoder over dense embeddings: codes, reconstruction, and weights to search with.
+"""Sparse autoencoder over dense embeddings: codes, reconstruction, and weights to search with.
 
-``z = relu(topk_k(x W_enc^T + b_enc))`` and ``xhat = z W_dec + b_dec`` (Makhzani and Frey 2013; Gao et al. 2024).
+Of the pre-activations ``a = x W_enc^T + b_enc`` a code keeps the k largest where they are above 0 (TopK: Makhzani and
+Frey 2013; Gao et al. 2024), or, if the model has thresholds, those above ``max(threshold_i, 0)``: one threshold for all
+latents is how BatchTopK encodes once it is trained (Bussmann et al. 2024), one a latent is JumpReLU (Rajamanoharan et
+al. 2024). A text that says much then gets more latents than one that says little, k of them on average. Either way
+``xhat = z W_dec + b_dec``.
 
 How documents and queries become sparse vectors was chosen by measurement: SciFact (test queries), all-MiniLM-L6-v2,
 mean of nine trainings with 1024 latents and k = 32 (standard deviation about 0.015), nDCG@10 relative to that of the
@@ -31,7 +35,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,9 +46,10 @@ from sparsight.encoders.wheels import file_sha256
 from sparsight.errors import CheckpointError, InvalidArgumentError, InvalidVectorError, ShapeError
 from sparsight.types import SparseVector
 
-__all__ = ["SAE", "describe_latents"]
+__all__ = ["SAE", "as_codes", "describe_latents"]
 
 F32 = NDArray[np.float32]
+Mode: TypeAlias = Literal["topk", "threshold"]
 _WEIGHTS = ("W_enc", "b_enc", "W_dec", "b_dec")
 _STATISTICS = ("density", "scale", "impact_scale")
 _AT_ONCE = 8192  # rows decoded at a time where only their norms are wanted
@@ -57,17 +62,20 @@ class SAE:
     Attributes
     ----------
     k : int
-        Most latents active in a code.
+        Most latents active in a code; where there are thresholds, the mean number that they aim at.
     W_enc : shape (N, D)
     b_enc : shape (N,)
         The encoder's centring is folded in: pre-activations are ``x W_enc^T + b_enc``.
     W_dec : shape (N, D)
         Rows of length 1.
     b_dec : shape (D,)
+    threshold : shape (N,) or empty
+        What a latent's pre-activation must exceed, beside 0; inf silences it. Empty: TopK.
+        :func:`sparsight.encoders.sae.thresholds.calibrated` fits it.
     density : shape (N,)
         Share of the training rows that a latent fires on.
     scale : shape (N,)
-        90 % quantile of its positive activations; 0 for one that never fired.
+        90 % quantile of its weights in documents, :meth:`document_weights`; 0 for one that never fired.
     impact_scale : shape (N,)
         Largest value of :meth:`document_weights` that 8 bits shall hold, per latent; > 0.
     labels : tuple of str
@@ -81,6 +89,7 @@ class SAE:
     b_enc: F32
     W_dec: F32
     b_dec: F32
+    threshold: F32 = field(default_factory=lambda: np.zeros(0, np.float32))
     density: F32 = field(default_factory=lambda: np.zeros(0, np.float32))
     scale: F32 = field(default_factory=lambda: np.zeros(0, np.float32))
     impact_scale: F32 = field(default_factory=lambda: np.zeros(0, np.float32))
@@ -96,13 +105,13 @@ class SAE:
             if not len(getattr(self, name)):
                 object.__setattr__(self, name, np.full(n, value, np.float32))
         shapes = {"W_enc": (n, d), "b_enc": (n,), "W_dec": (n, d), "b_dec": (d,), "density": (n,), "scale": (n,),
-                  "impact_scale": (n,)}
+                  "impact_scale": (n,), "threshold": (n,) if self.threshold.size else (0,)}
         for name, shape in shapes.items():
             array = getattr(self, name)
             if array.shape != shape or array.dtype != np.float32:
                 raise ShapeError(f"expected {name} float32 {shape}, got {array.dtype} {array.shape}", field=name)
-            if not np.isfinite(array).all():
-                raise InvalidVectorError(f"expected finite {name}", field=name)
+            if not (np.isfinite(array) | (np.isinf(array) & (name == "threshold"))).all():
+                raise InvalidVectorError(f"expected finite {name}, got NaN or infinity", field=name)
             object.__setattr__(self, name, np.ascontiguousarray(array))
         if np.abs(np.linalg.norm(self.W_dec, axis=1) - 1).max(initial=0.0) > 1e-3:
             raise InvalidVectorError("expected rows of W_dec of length 1", field="W_dec")
@@ -124,44 +133,69 @@ class SAE:
         """Dimension D of the embeddings."""
         return self.W_enc.shape[1]
 
+    @property
+    def mode(self) -> Mode:
+        """How :meth:`encode` chooses latents: "threshold" where the model has thresholds, else "topk"."""
+        return "threshold" if self.threshold.size else "topk"
+
+    @cached_property
+    def usual(self) -> F32:
+        """Root mean square of each latent's document weight, about: ``scale sqrt(density)``; shape (N,), > 0.
+
+        1 for every latent of a model without statistics.
+        """
+        if not self.density.any():
+            return np.ones(self.n_latents, np.float32)
+        return np.maximum(self.scale * np.sqrt(self.density), 1e-6).astype(np.float32)
+
     @cached_property
     def fingerprint(self) -> str:
-        """Hexadecimal SHA-256 over weights and k: what decides the codes. Labels and statistics do not count."""
+        """Hexadecimal SHA-256 of what decides the codes: weights, thresholds, k. Labels and statistics do not count."""
         return digest_json({"format": 1, "k": self.k, "shape": list(self.W_enc.shape)} | {
-            name: hashlib.sha256(getattr(self, name).astype("<f4").tobytes()).hexdigest() for name in _WEIGHTS})
+            name: hashlib.sha256(array.astype("<f4").tobytes()).hexdigest() for name, array in self._weights().items()})
 
-    def encode(self, x: F32, k: int = 0) -> csr_matrix:
+    def encode(self, x: F32, k: int = 0, *, mode: Mode | None = None) -> csr_matrix:
         """Codes of embeddings.
 
         Parameters
         ----------
         x : float32, shape (B, D)
         k : int
-            Most active latents per row; 0 takes the model's.
+            Most active latents per row, which is TopK; 0 takes the model's.
+        mode : "topk", "threshold" or None
+            Keep the k largest, or however many exceed their thresholds. None takes TopK if ``k`` is given, else the
+            model's :attr:`mode`.
 
         Returns
         -------
         csr_matrix, float32, shape (B, N)
-            int32 indices sorted in each row, all values > 0; fewer than k where fewer pre-activations are positive.
+            int32 indices sorted in each row, all values > 0; for TopK fewer than k where fewer pre-activations are
+            positive. A row's code is the same, bit for bit, whatever rows are beside it.
 
         Raises
         ------
         ShapeError, InvalidArgumentError
-            If ``x`` has another width or dtype, or ``k`` is negative.
+            If ``x`` has another width or dtype, ``k`` is negative, the mode is unknown, or it is "threshold" and ``k``
+            is given or the model has no thresholds.
+
+        Notes
+        -----
+        Thresholds have no limit of k: memory grows with what they keep, about 20 bytes a value while encoding.
         """
-        from sparsight.kernels import topk_encode
+        from sparsight.kernels import threshold_encode, topk_encode
 
         self._check(x)
         if k < 0:
             raise InvalidArgumentError(f"expected k of at least 0, got {k}", field="k")
-        k = min(k or self.k, self.n_latents)
-        latents, values = topk_encode(np.ascontiguousarray(x), self.W_enc, self.b_enc, k)
-        order = np.argsort(np.where(latents < 0, self.n_latents, latents), axis=1, kind="stable")
-        latents, values = np.take_along_axis(latents, order, 1), np.take_along_axis(values, order, 1)
-        active = latents >= 0
-        indptr = np.zeros(len(x) + 1, np.int32 if x.shape[0] * k < 2**31 else np.int64)
-        np.cumsum(active.sum(1), out=indptr[1:])
-        return csr_matrix((values[active], latents[active], indptr), shape=(len(x), self.n_latents))
+        mode = mode or ("topk" if k else self.mode)
+        if mode == "topk":
+            k = min(k or self.k, self.n_latents)
+            return as_codes(*topk_encode(np.ascontiguousarray(x), self.W_enc, self.b_enc, k), self.n_latents)
+        if mode != "threshold" or k or not self.threshold.size:
+            raise InvalidArgumentError("expected mode 'topk', or 'threshold' without k and with a model that has some, "
+                                       f"got {mode!r}, k {k} and {self.threshold.size} thresholds", field="mode")
+        indptr, latents, values = threshold_encode(np.ascontiguousarray(x), self.W_enc, self.b_enc, self.threshold)
+        return csr_matrix((values, latents, indptr), shape=(len(x), self.n_latents))
 
     def decode(self, codes: csr_matrix) -> F32:
         """Reconstructions ``codes W_dec + b_dec``, float32 (B, D)."""
@@ -226,14 +260,16 @@ class SAE:
     def save(self, folder: str | Path) -> None:
         """Write ``sae.safetensors`` and ``sae.json`` into a folder, which is made if it is not there.
 
-        Each file is written beside its place and renamed; :meth:`load` notices a pair that does not belong together.
+        The first holds the arrays under their names, float32; ``threshold`` only where the model has some. The second
+        holds k, labels, examples, N, D, the fingerprint, and the SHA-256 of the first. Each file is written beside its
+        place and renamed; :meth:`load` notices a pair that does not belong together.
         """
         from safetensors.numpy import save_file
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         weights = folder / "sae.safetensors.new"
-        save_file({name: getattr(self, name) for name in _WEIGHTS + _STATISTICS}, weights)
+        save_file(self._weights() | {name: getattr(self, name) for name in _STATISTICS}, weights)
         about = {"format": 1, "k": self.k, "n_latents": self.n_latents, "d_in": self.d_in,
                  "fingerprint": self.fingerprint, "sha256": file_sha256(weights), "labels": list(self.labels),
                  "examples": [list(ids) for ids in self.examples]}
@@ -258,6 +294,7 @@ class SAE:
             digest = file_sha256(folder / "sae.safetensors")
             tensors = load_file(folder / "sae.safetensors")
             sae = cls(k=int(about["k"]), labels=about["labels"], examples=about["examples"],
+                      threshold=tensors.get("threshold", np.zeros(0, np.float32)),
                       **{name: tensors[name] for name in _WEIGHTS + _STATISTICS})
             expected = (about["fingerprint"], about["sha256"])
         except Exception as error:  # safetensors' own error derives from Exception alone
@@ -269,24 +306,51 @@ class SAE:
                                   folder=folder)
         return sae
 
+    def _weights(self) -> dict[str, F32]:
+        names = (*_WEIGHTS, "threshold") if self.threshold.size else _WEIGHTS
+        return {name: getattr(self, name) for name in names}
+
     def _check(self, x: F32) -> None:
         if x.ndim != 2 or x.shape[1] != self.d_in or x.dtype != np.float32:
             raise ShapeError(f"expected float32 (B, {self.d_in}), got {x.dtype} {x.shape}", field="x")
 
 
+def as_codes(latents: NDArray[np.integer[Any]], values: F32, n_latents: int) -> csr_matrix:
+    """Codes from K slots a row: those with values above 0, their latents sorted.
+
+    Parameters
+    ----------
+    latents : integers, shape (B, K)
+        Different ones in a row, in any order; where the value is not above 0 they do not matter.
+    values : float32, shape (B, K)
+    n_latents : int
+
+    Returns
+    -------
+    csr_matrix as :meth:`SAE.encode`
+    """
+    active = values > 0
+    order = np.argsort(np.where(active, latents, n_latents), axis=1, kind="stable")
+    latents, values = np.take_along_axis(latents, order, 1), np.take_along_axis(values, order, 1)
+    active = values > 0
+    indptr = np.zeros(len(values) + 1, np.int32 if values.size < 2**31 else np.int64)
+    np.cumsum(active.sum(1), out=indptr[1:])
+    return csr_matrix((values[active], latents[active].astype(np.int32), indptr), shape=(len(values), n_latents))
+
+
 def describe_latents(sae: SAE, x: F32) -> SAE:
     """The autoencoder with ``density``, ``scale`` and ``impact_scale`` taken from embeddings, float32 (B, D).
 
-    ``impact_scale`` is a latent's largest document weight there; for one that never fires the median of the others.
+    ``scale`` is the 90 % quantile of a latent's document weights there and ``impact_scale`` the largest of them; for one
+    that never fires the former is 0 and the latter the median of the others.
     """
-    codes = sae.encode(x).tocsc()
     weights = sae.document_weights(x).tocsc()
-    counts = np.diff(codes.indptr)
+    counts = np.diff(weights.indptr)
     scale = np.zeros(sae.n_latents, np.float32)
     largest = np.zeros(sae.n_latents, np.float32)
     for latent in np.flatnonzero(counts):
-        part = slice(codes.indptr[latent], codes.indptr[latent + 1])
-        scale[latent] = np.quantile(codes.data[part], 0.9)
+        part = slice(weights.indptr[latent], weights.indptr[latent + 1])
+        scale[latent] = np.quantile(weights.data[part], 0.9)
         largest[latent] = weights.data[part].max()
     usual = np.median(largest[counts > 0]) if counts.any() else 1.0
     return replace(sae, density=(counts / max(len(x), 1)).astype(np.float32), scale=scale,

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-__all__ = ["LatentOrder", "chosen_pre_acts", "decode"]
+__all__ = ["LatentOrder", "chosen_pre_acts", "decode", "row_products", "taken"]
 
 
 class LatentOrder:
@@ -90,6 +90,12 @@ def decode(values: torch.Tensor, weight: torch.Tensor, latents: torch.Tensor, or
     return made
 
 
+def taken(values: torch.Tensor, latents: torch.Tensor, order: LatentOrder) -> torch.Tensor:
+    """``values[latents]``, (B, K) of (N,), with a gradient: torch's own is summed in any order by several threads."""
+    made: torch.Tensor = _Taken.apply(values, latents, order)
+    return made
+
+
 class _ChosenPreActs(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, pre_acts: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor,
@@ -121,9 +127,21 @@ class _Decode(torch.autograd.Function):
         (gradient,) = gradients
         values, weight, latents = ctx.saved_tensors
         gradient = gradient.contiguous()
-        to_values = _dots(gradient, weight, latents) if ctx.needs_input_grad[0] else None
+        to_values = row_products(gradient, weight, latents) if ctx.needs_input_grad[0] else None
         to_weight = ctx.order.spread(values, gradient) if ctx.needs_input_grad[1] else None
         return to_values, to_weight, None, None
+
+
+class _Taken(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: torch.Tensor, latents: torch.Tensor, order: LatentOrder) -> torch.Tensor:
+        ctx.order = order
+        return values[latents]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (gradient,) = gradients
+        return ctx.order.sums(gradient), None, None
 
 
 def _combine(scale: torch.Tensor, weight: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
@@ -137,7 +155,7 @@ def _combine(scale: torch.Tensor, weight: torch.Tensor, latents: torch.Tensor) -
     return functional.embedding_bag(latents, weight, per_sample_weights=scale, mode="sum")
 
 
-def _dots(vectors: torch.Tensor, weight: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+def row_products(vectors: torch.Tensor, weight: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
     """``vectors[b] . weight[latents[b, j]]``, (B, K)."""
     if weight.is_cuda:
         from sparsight.kernels.gpu.gather_sum import row_dots

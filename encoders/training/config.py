@@ -18,15 +18,14 @@ What is left out has its default. What is not known, of another type or out of r
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from sparsight.encoders.config_files import check_known, check_value, naming, read_toml, split_change, wrong
 from sparsight.encoders.settings import ACTIVATIONS
 from sparsight.encoders.training.pairs import TextSource
-from sparsight.errors import InvalidArgumentError
 
 __all__ = ["SpladeTrainingConfig", "read_config"]
 
@@ -198,26 +197,27 @@ class SpladeTrainingConfig:
     def __post_init__(self) -> None:
         for setting in fields(self):
             if setting.name != "sources":
-                _check(f"{setting.metadata['section']}.{setting.name}", getattr(self, setting.name), setting.default,
-                       setting.metadata)
+                limits = {name: setting.metadata[name] for name in ("least", "most", "choices")}
+                check_value(f"{setting.metadata['section']}.{setting.name}", getattr(self, setting.name),
+                            setting.default, **limits)
         if not self.sources:
-            raise _wrong("data.sources", "at least one source", "none")
+            raise wrong("data.sources", "at least one source", "none")
         if not self.siamese_share + self.table_share > 0:
-            raise _wrong("train.siamese_share", "it or table_share above 0", "both 0")
+            raise wrong("train.siamese_share", "it or table_share above 0", "both 0")
         if not self.kl + self.info_nce + self.margin_mse > 0:
-            raise _wrong("train.kl", "it, info_nce or margin_mse above 0", "all 0")
+            raise wrong("train.kl", "it, info_nce or margin_mse above 0", "all 0")
         if self.kl + self.margin_mse > 0 and not self.dense_weight + self.sparse_weight + self.bm25_weight > 0:
-            raise _wrong("teachers.dense_weight", "a teacher of weight above 0 for kl and margin_mse", "none")
+            raise wrong("teachers.dense_weight", "a teacher of weight above 0 for kl and margin_mse", "none")
         for name, weight in (("dense_teacher", self.dense_weight), ("sparse_teacher", self.sparse_weight)):
             if weight > 0 and not getattr(self, name):
-                raise _wrong(f"teachers.{name}", f"a model, as its weight is {weight:g}", '""')
+                raise wrong(f"teachers.{name}", f"a model, as its weight is {weight:g}", '""')
         if self.vector_steps and not self.sparse_teacher:
-            raise _wrong("teachers.sparse_teacher", "a model, as warmup.vector_steps is above 0", '""')
+            raise wrong("teachers.sparse_teacher", "a model, as warmup.vector_steps is above 0", '""')
         if self.rate_warmup > self.steps:
-            raise _wrong("train.rate_warmup", f"at most the {self.steps} steps", self.rate_warmup)
+            raise wrong("train.rate_warmup", f"at most the {self.steps} steps", self.rate_warmup)
         if self.regulariser == "flops_l0" and self.l0_threshold >= self.document_nonzeros:
-            raise _wrong("sparsity.l0_threshold", f"less than document_nonzeros, {self.document_nonzeros:g}",
-                         self.l0_threshold)
+            raise wrong("sparsity.l0_threshold", f"less than document_nonzeros, {self.document_nonzeros:g}",
+                        self.l0_threshold)
 
 
 def read_config(path: str | Path, data: str | Path | None = None, changes: Sequence[str] = ()) -> SpladeTrainingConfig:
@@ -240,30 +240,20 @@ def read_config(path: str | Path, data: str | Path | None = None, changes: Seque
         was expected and what came.
     """
     path = Path(path)
-    try:
-        given = tomllib.loads(path.read_text("utf-8"))
+    with naming(path):
+        given = read_toml(path)
         for change in changes:
             _change(given, change)
         return SpladeTrainingConfig(**_settings(given, Path(data) if data is not None else path.parent))
-    except FileNotFoundError:
-        raise InvalidArgumentError(f"no such file: {path}", field="path", file=path) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InvalidArgumentError(f"{path}: not TOML: {error}", field="path", file=path) from None
-    except InvalidArgumentError as error:
-        raise InvalidArgumentError(f"{path}: {error.message}", field=error.field, file=path, **error.details) from None
 
 
 def _change(given: dict[str, Any], change: str) -> None:
-    key, equals, text = (part.strip() for part in change.partition("="))
+    key, value = split_change(change, "section.key=value")
     section, dot, name = key.partition(".")
-    if not (equals and dot and section and name):
-        raise _wrong("changes", "section.key=value", repr(change))
+    if not (dot and section and name):
+        raise wrong("changes", "section.key=value", repr(change))
     if section == "data":
-        raise _wrong(key, "a setting of one value", "the sources")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
+        raise wrong(key, "a setting of one value", "the sources")
     table = given.setdefault(section, {})
     if isinstance(table, dict):  # anything else is found wrong later
         table[name] = value
@@ -276,34 +266,34 @@ def _settings(given: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         sections.setdefault(setting.metadata["section"], []).append(setting.name)
     values: dict[str, Any] = {}
     for section, table in given.items():
-        _check_known(section, section, sections)
+        check_known(section, section, sections)
         if not isinstance(table, dict):
-            raise _wrong(section, "a section", repr(table))
+            raise wrong(section, "a section", repr(table))
         for name, value in table.items():
-            _check_known(f"{section}.{name}", name, sections[section])
+            check_known(f"{section}.{name}", name, sections[section])
             values[name] = value
     if "sources" in values:
         values["sources"] = _sources(values["sources"], folder)
     if "output" in values:
         if not isinstance(values["output"], str):
-            raise _wrong("run.output", "a string", repr(values["output"]))
+            raise wrong("run.output", "a string", repr(values["output"]))
         values["output"] = Path(values["output"])
     return values
 
 
 def _sources(given: Any, folder: Path) -> tuple[TextSource, ...]:
     if not isinstance(given, list) or not all(isinstance(table, dict) for table in given):
-        raise _wrong("data.sources", "tables, as [[data.sources]]", repr(given))
+        raise wrong("data.sources", "tables, as [[data.sources]]", repr(given))
     sources = []
     for position, table in enumerate(given):
         place = f"data.sources[{position}]"
         values: dict[str, Any] = {}
         for name, value in table.items():
-            _check_known(f"{place}.{name}", name, _SOURCE_TYPES)
+            check_known(f"{place}.{name}", name, _SOURCE_TYPES)
             _check_source(f"{place}.{name}", value, _SOURCE_TYPES[name])
             values[name] = tuple(value) if isinstance(value, list) else value
         if not values.get("folder"):
-            raise _wrong(f"{place}.folder", "a folder", "none")
+            raise wrong(f"{place}.folder", "a folder", "none")
         values["folder"] = folder / values["folder"]
         sources.append(TextSource(**values))
     return tuple(sources)
@@ -312,31 +302,8 @@ def _sources(given: Any, folder: Path) -> tuple[TextSource, ...]:
 def _check_source(key: str, value: Any, types: tuple[type, ...]) -> None:
     fits = isinstance(value, types) and (bool in types or not isinstance(value, bool))
     if not fits:
-        raise _wrong(key, " or ".join(kind.__name__ for kind in types), repr(value))
+        raise wrong(key, " or ".join(kind.__name__ for kind in types), repr(value))
     if list in types and not all(isinstance(entry, str) for entry in value):
-        raise _wrong(key, "a list of strings", repr(value))
+        raise wrong(key, "a list of strings", repr(value))
     if int in types and not (math.isfinite(value) and value >= 0):
-        raise _wrong(key, "a number of at least 0", value)
-
-
-def _check(key: str, value: Any, default: Any, limits: Mapping[str, Any]) -> None:
-    """That a value has its default's type (an int will do for a float) and is in range."""
-    expected = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}.get(
-        type(default), type(default).__name__)
-    allowed = (int, float) if isinstance(default, float) else (Path,) if isinstance(default, Path) else type(default)
-    if not isinstance(value, allowed) or isinstance(value, bool) != isinstance(default, bool):
-        raise _wrong(key, expected, repr(value))
-    if limits["choices"] and value not in limits["choices"]:
-        raise _wrong(key, "one of " + ", ".join(f'"{choice}"' for choice in limits["choices"]), f'"{value}"')
-    if limits["least"] is not None and not limits["least"] <= value <= limits["most"]:
-        raise _wrong(key, f"{expected} in [{limits['least']:g}, {limits['most']:g}]", value)
-
-
-def _check_known(key: str, name: str, known: Any) -> None:
-    if name not in known:
-        raise InvalidArgumentError(f"unknown key {key}; expected one of: {', '.join(known)}", field=key, received=name)
-
-
-def _wrong(key: str, expected: str, received: Any) -> InvalidArgumentError:
-    return InvalidArgumentError(f"{key}: expected {expected}, got {received}", field=key, expected=expected,
-                                received=received)
+        raise wrong(key, "a number of at least 0", value)

@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["plot_log"]
+from sparsight.encoders.run_folder import read_log
 
-_LOSSES = ("loss", "siamese", "table", "mlm", "vectors")
+__all__ = ["Panel", "plot_log"]
 
 
-def plot_log(log: Path, picture: Path, target: float) -> Path | None:
-    """Draw losses, non-zeros and the penalty's weight over the steps.
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """Some of a log's values over the steps, as one of a picture's parts.
+
+    Attributes
+    ----------
+    label : str
+        Of the vertical axis, which is logarithmic: values that are not above 0 are left out.
+    names : tuple of str
+        Keys of the log's lines; those that no line has are left out.
+    level : float
+        Where a dotted line stands; 0 for none.
+    """
+
+    label: str
+    names: tuple[str, ...]
+    level: float = 0.0
+
+
+def plot_log(log: Path, picture: Path, panels: Sequence[Panel]) -> Path | None:
+    """Draw a log.
 
     Parameters
     ----------
@@ -19,8 +39,8 @@ def plot_log(log: Path, picture: Path, target: float) -> Path | None:
         ``log.jsonl`` of a run.
     picture : Path
         Written as SVG (or what its suffix says).
-    target : float
-        Non-zeros per document that the controller holds.
+    panels : sequence of Panel
+        At least one; from top to bottom.
 
     Returns
     -------
@@ -31,26 +51,23 @@ def plot_log(log: Path, picture: Path, target: float) -> Path | None:
         from matplotlib.figure import Figure
     except ImportError:
         return None
-    lines = [json.loads(line) for line in log.read_text("utf-8").splitlines()] if log.exists() else []
+    lines = read_log(log)
     if not lines:
         return None
-    figure = Figure(figsize=(8, 8), layout="constrained")
-    losses, sizes, weights = figure.subplots(3, sharex=True)
-    for axes, names in ((losses, _LOSSES), (sizes, ("nonzeros", "query_nonzeros")),
-                        (weights, ("lambda", "query_lambda"))):
-        for name in names:
+    figure = Figure(figsize=(8, 2.7 * len(panels)), layout="constrained")
+    for axes, panel in zip(figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0], panels, strict=True):
+        for name in panel.names:
             points = [(line["step"], line[name]) for line in lines if line.get(name, 0) > 0]
             if points:
                 axes.plot(*zip(*points, strict=True), label=name.replace("_", " "), linewidth=1,
                           marker="." if len(points) == 1 else None)
+        axes.set_ylabel(panel.label)
         axes.grid(alpha=0.3)
         if axes.has_data():
             axes.set_yscale("log")
             axes.legend(loc="upper right")
-    sizes.axhline(target, color="black", linestyle=":", linewidth=1)
-    losses.set_ylabel("loss")
-    sizes.set_ylabel("non-zeros per text")
-    weights.set_ylabel("weight of the penalty")
-    weights.set_xlabel("step")
+        if panel.level:
+            axes.axhline(panel.level, color="black", linestyle=":", linewidth=1)
+    axes.set_xlabel("step")
     figure.savefig(picture)
     return picture

@@ -8,7 +8,6 @@ one writes.
 
 from __future__ import annotations
 
-import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from sparsight.encoders.run_folder import append_line, pace, save_checkpoint, shorten_log
 from sparsight.encoders.training import processes
 from sparsight.encoders.training.config import SpladeTrainingConfig
 from sparsight.encoders.training.dataset import Dataset
@@ -195,10 +195,7 @@ class Trainer:
         self._log.clear()
         if self.rank:
             return
-        line = {"step": self.step, "seconds": round(seconds, 1),
-                **{name: float(f"{value:.6g}") for name, value in means.items()}}
-        with (folder / "log.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        line = append_line(folder / "log.jsonl", self.step, seconds, means)
         now = time.monotonic()
         if now - self._said >= _SAY_SECONDS or self.step == self.total:
             self._said = now
@@ -206,11 +203,8 @@ class Trainer:
 
     def _progress(self, line: dict[str, float], now: float) -> str:
         step, began = self._first
-        speed = (self.step - step) / max(now - began, 1e-9)
-        left = (self.total - self.step) / speed
-        remaining = f"{left / 60:.0f} min" if left >= 120 else f"{left:.0f} s"
         return (f"step {self.step:,} of {self.total:,}: loss {line['loss']:.4g}, {line['nonzeros']:.0f} non-zeros, "
-                f"rate {line['rate']:.2g}, {speed:.3g} steps/s, {remaining} left")
+                f"rate {line['rate']:.2g}, {pace(self.step - step, self.total - self.step, now - began)}")
 
     def _save(self, folder: Path, seconds: float) -> None:
         if self.rank:
@@ -219,8 +213,7 @@ class Trainer:
         state = {"step": self.step, "seconds": seconds, "masters": self.masters, "log": seen,
                  "optimiser": self.optimiser.state_dict(),
                  "controls": {name: control.state_dict() for name, control in self.objectives.controls.items()}}
-        torch.save(state, folder / "unfinished-checkpoint.pt")
-        (folder / "unfinished-checkpoint.pt").replace(folder / "checkpoint.pt")
+        save_checkpoint(folder, state)
 
     def _resume(self, folder: Path) -> None:
         path = folder / "checkpoint.pt"
@@ -240,12 +233,5 @@ class Trainer:
         self.say(f"going on from step {self.step:,} of {self.total:,}")
 
     def _shorten_log(self, folder: Path) -> None:
-        """Drop what was logged after the checkpoint: those steps come again."""
-        path = folder / "log.jsonl"
-        if self.rank or not path.exists():
-            return
-        lines = path.read_text("utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= self.step]
-        if len(kept) < len(lines):
-            path.with_name("unfinished-log.jsonl").write_text("".join(kept), "utf-8")
-            path.with_name("unfinished-log.jsonl").replace(path)
+        if self.rank == 0:
+            shorten_log(folder / "log.jsonl", self.step)

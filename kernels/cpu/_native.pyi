@@ -92,6 +92,14 @@ def topk_encode(
     threads: int,
     path: str,
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]: ...
+def threshold_encode(
+    x: NDArray[np.float32],
+    w_enc: NDArray[np.float32],
+    b_enc: NDArray[np.float32],
+    threshold: NDArray[np.float32],
+    threads: int,
+    path: str,
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]: ...
 
 class WordPiece:
     def __init__(

@@ -1,21 +1,20 @@
 """The k largest pre-activations of a sparse autoencoder's encoder, without their B x N matrix.
 
-A program keeps a block of rows, as attention keeps its queries, and runs over the latents. Of each group of 32
-pre-activations it writes the three largest: a tenth of what the matrix would be in bfloat16 is written once and read
-once. The k-th largest of these is a bound on the row's k-th largest; whatever reaches it is computed again in float32,
-exactly, and sorted. A row in which a group's third largest reaches the bound may hide a fourth: such rows (about one in
-a thousand for k = 32 of 65,536) are done again in full.
+1. `_group_maxima_kernel` multiplies, and writes two numbers for a row and a group of 32 latents: the largest
+   pre-activation, its latent's number in place of the last 5 bits, and the second largest, cut off to 16 bits.
+2. `_candidates_kernel` finds the k-th largest of a row's group maxima by their upper 16 bits, a bound that the row's
+   k-th largest pre-activation reaches. Of a group whose second reaches it too all latents are looked at, of others the
+   largest alone.
+3. `_exact_kernel` computes these again in float32 and sorts them.
 
-A group's pre-activations are those that one thread holds anyway, so that its maxima need no exchange; the number of the
-latent in its tile takes the place of the last 7 of the 23 bits behind the point, which is why candidates one step of
-what remains below the bound are looked at too.
-
-Counting for all-MiniLM-L6-v2 (D 384) and 65,536 latents: 50.3 MFLOP a row, 412 GFLOP for 8,192 rows, which is 0.52 ms
-of an H200's 790 TFLOP/s; the matrix in bfloat16 would be 1.07 GB, 0.25 ms to write and more to read.
+A group is what one thread holds of a row and a tile of 128 latents, so that its maxima need no exchange between
+threads. On Hopper the first kernel is :mod:`sparsight.kernels.gpu.hopper_maxima`, where maxima are taken while the
+tensor cores multiply the next tile.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -23,43 +22,57 @@ import triton
 import triton.language as tl
 
 from sparsight.errors import InvalidArgumentError, ShapeError
+from sparsight.kernels.gpu.top_positive import kth_largest, room_for
 
-__all__ = ["Cut", "topk_encode"]
+__all__ = ["Cut", "runs_for", "topk_encode", "two_largest"]
 
-_TILE = 128  # latents a program looks at together; their numbers take 7 bits
-_GROUPS = 4  # of a tile: pairs of neighbours, every fourth pair in one group
-_NOTHING = tl.constexpr(-(2**31))  # below every pre-activation
+TILE = tl.constexpr(128)  # latents whose pre-activations a program has at once
+GROUPS = tl.constexpr(4)  # of a tile: pairs of neighbours, every fourth pair in one group
+SIZE = tl.constexpr(32)  # of a group
 
 
 class Cut(NamedTuple):
-    """How the work is cut: rows a program, components read at once, tiles in flight, warps."""
+    """How the portable kernel cuts the work: rows a program, components read at once, tiles in flight, warps."""
 
     rows: int = 128
-    chunk: int = 64
+    chunk: int = 128
     stages: int = 1
     warps: int = 8
 
 
 @triton.jit
-def _three_largest(a1, a2, a3, b1, b2, b3):
-    """Of two descending triples."""
-    lower, middle = tl.minimum(a1, b1), tl.maximum(a2, b2)
-    rest = tl.maximum(tl.minimum(a2, b2), tl.maximum(a3, b3))
-    return tl.maximum(a1, b1), tl.maximum(lower, middle), tl.maximum(tl.minimum(lower, middle), rest)
+def two_largest(acts, lanes, ROWS: tl.constexpr):
+    """Of each group of a tile's pre-activations (ROWS, TILE), as whole numbers, the latents' numbers in the last bits.
+
+    As whole numbers positive floats keep their order, and negative ones are below them. ``lanes`` is ``arange(TILE)``.
+    """
+    keys = acts.to(tl.int32, bitcast=True) & -SIZE | (lanes // 8 * 2 + lanes % 2)[None, :]
+    grouped = tl.permute(tl.reshape(keys, [ROWS, TILE // 8, GROUPS, 2]), [0, 2, 1, 3])
+    a, b = tl.split(grouped)
+    largest, second = tl.maximum(a, b), tl.minimum(a, b)
+    for level in tl.static_range(1, 5):  # a tournament; tl.reduce compiles to as much, but is slow where interpreted
+        a, b = tl.split(tl.reshape(largest, [ROWS, GROUPS, SIZE // (2 << level), 2]))
+        c, d = tl.split(tl.reshape(second, [ROWS, GROUPS, SIZE // (2 << level), 2]))
+        largest, second = tl.maximum(a, b), tl.maximum(tl.minimum(a, b), tl.maximum(c, d))
+    return tl.reshape(largest, [ROWS, GROUPS]), tl.reshape(second, [ROWS, GROUPS])
 
 
 @triton.jit
-def _group_maxima_kernel(x, weight, bias, out, n_rows, n_latents, n_tiles, D: tl.constexpr, CHUNK: tl.constexpr,
-                         ROWS: tl.constexpr, TILE: tl.constexpr, GROUPS: tl.constexpr, STAGES: tl.constexpr):
+def _latent(group, number):
+    """The latent with a number in a group."""
+    return group // GROUPS * TILE + group % GROUPS * 2 + number // 2 * 8 + number % 2
+
+
+@triton.jit
+def _group_maxima_kernel(x, weight, bias, largest, second, n_rows, n_latents, n_tiles, D: tl.constexpr,
+                         CHUNK: tl.constexpr, ROWS: tl.constexpr, STAGES: tl.constexpr):
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    inside = rows < n_rows
     columns = tl.arange(0, CHUNK)
     own = tl.minimum(rows, n_rows - 1)
     kept = ()
     for first in tl.static_range(0, D, CHUNK):
         kept = kept + (tl.load(x + own[:, None] * D + first + columns[None, :]),)  # type: ignore[assignment] # noqa: RUF005
     lanes = tl.arange(0, TILE)
-    groups = tl.arange(0, GROUPS)
     share = tl.cdiv(n_tiles, tl.num_programs(1))
     for tile in tl.range(tl.program_id(1) * share, tl.minimum((tl.program_id(1) + 1) * share, n_tiles),
                          num_stages=STAGES):
@@ -69,70 +82,68 @@ def _group_maxima_kernel(x, weight, bias, out, n_rows, n_latents, n_tiles, D: tl
         for part in tl.static_range(0, D // CHUNK):
             atoms = tl.load(weight + there[:, None] * D + part * CHUNK + columns[None, :])
             acts = tl.dot(kept[part], tl.trans(atoms), acts, input_precision="ieee")
-        acts += tl.load(bias + there).to(tl.float32)[None, :]
-        # As whole numbers positive floats keep their order, and negative ones are below them. Of equal ones the lower
-        # latent wins.
-        keys = (acts.to(tl.int32, bitcast=True) & -TILE) | (TILE - 1 - lanes)[None, :]
-        keys = tl.where((latents < n_latents)[None, :], keys, _NOTHING)
-        grouped = tl.reshape(keys, [ROWS, TILE // (2 * GROUPS), GROUPS, 2])
-        grouped = tl.reshape(tl.permute(grouped, [0, 2, 1, 3]), [ROWS, GROUPS, TILE // GROUPS])
-        nothing = tl.full([ROWS, GROUPS, TILE // GROUPS], _NOTHING, tl.int32)
-        largest, second, third = tl.reduce((grouped, nothing, nothing), 2, _three_largest)
-        where = out + (rows.to(tl.int64)[:, None] * n_tiles + tile) * (3 * GROUPS) + groups[None, :]
-        tl.store(where, largest, mask=inside[:, None])
-        tl.store(where + GROUPS, second, mask=inside[:, None])
-        tl.store(where + 2 * GROUPS, third, mask=inside[:, None])
+        acts += tl.load(bias + latents, mask=latents < n_latents, other=-float("inf")).to(tl.float32)[None, :]
+        first_keys, second_keys = two_largest(acts, lanes, ROWS)
+        where = (rows.to(tl.int64)[:, None] * n_tiles + tile) * GROUPS + tl.arange(0, GROUPS)[None, :]
+        tl.store(largest + where, first_keys, mask=(rows < n_rows)[:, None])
+        tl.store(second + where, (second_keys >> 16).to(tl.int16), mask=(rows < n_rows)[:, None])
 
 
-@triton.jit
-def _candidates_kernel(maxima, found, hidden, n_keys, K: tl.constexpr, ROOM: tl.constexpr, TILE: tl.constexpr,
-                       GROUPS: tl.constexpr, BLOCK: tl.constexpr):
+@triton.jit(do_not_specialize=["K"])
+def _candidates_kernel(largest, second, found, counts, n_groups, K, ROOM: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
-    lanes = tl.arange(0, BLOCK)
-    keys = tl.load(maxima + row * n_keys + lanes, mask=lanes < n_keys, other=_NOTHING)
-    # The largest bound that K keys reach, among the positive ones (those of at least TILE).
-    low, high = tl.full([], TILE, tl.int32), tl.max(keys, axis=0)
-    while low < high:
-        middle = low + (high - low + 1) // 2
-        enough = tl.sum((keys >= middle).to(tl.int32), axis=0) >= K
-        low = tl.where(enough, middle, low)
-        high = tl.where(enough, high, middle - 1)
-    bound = tl.maximum((low & -TILE) - TILE, TILE)
-    chosen = keys >= bound
-    place = tl.cumsum(chosen.to(tl.int32), axis=0) - 1
-    latents = lanes // (3 * GROUPS) * TILE + (TILE - 1 - (keys & (TILE - 1)))
-    tl.store(found + row * ROOM + place, latents, mask=chosen & (place < ROOM))
-    third = lanes % (3 * GROUPS) >= 2 * GROUPS
-    unsure = (tl.sum(chosen.to(tl.int32), axis=0) > ROOM) | (tl.max((chosen & third).to(tl.int32), axis=0) > 0)
-    tl.store(hidden + row, unsure.to(tl.int8))
+    groups = tl.arange(0, BLOCK)
+    keys = tl.load(largest + row * n_groups + groups, mask=groups < n_groups, other=0)
+    bound = kth_largest(keys >> 16, tl.full([], 1, tl.int32), K)
+    chosen = (keys >> 16) >= bound
+    crowded = tl.load(second + row * n_groups + groups, mask=chosen, other=0).to(tl.int32) >= bound
+    alone = chosen & (crowded == 0)
+    n_alone, n_crowded = tl.sum(alone.to(tl.int32), axis=0), tl.sum(crowded.to(tl.int32), axis=0)
+    count = n_alone + n_crowded * SIZE
+    tl.store(counts + row, count)
+    if count <= ROOM:
+        place = found + row * ROOM + tl.cumsum(alone.to(tl.int32), axis=0) - 1
+        tl.store(place, _latent(groups, keys & (SIZE - 1)), mask=alone)
+        if n_crowded > 0:
+            place = found + row * ROOM + n_alone + (tl.cumsum(crowded.to(tl.int32), axis=0) - 1) * SIZE
+            for number in range(SIZE):
+                tl.store(place + number, _latent(groups, number), mask=crowded)
 
 
-@triton.jit
-def _exact_kernel(x, weight, bias, found, latents_out, values_out, D, K: tl.constexpr, ROOM: tl.constexpr,
-                  BLOCK_K: tl.constexpr, CHUNK: tl.constexpr):
+@triton.jit(do_not_specialize=["K"])
+def _exact_kernel(x, weight, bias, found, counts, latents_out, values_out, n_latents, K, D: tl.constexpr,
+                  CHUNK: tl.constexpr, ROOM: tl.constexpr, AT_ONCE: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
-    lanes = tl.arange(0, ROOM)
+    lanes = tl.arange(0, AT_ONCE)
     columns = tl.arange(0, CHUNK)
-    latents = tl.load(found + row * ROOM + lanes)
-    there = latents >= 0
-    total = tl.load(bias + latents, mask=there, other=0.0).to(tl.float32)
-    for first in range(0, D, CHUNK):
-        atoms = tl.load(weight + latents.to(tl.int64)[:, None] * D + first + columns[None, :], mask=there[:, None],
-                        other=0.0).to(tl.float32)
-        total += tl.sum(atoms * tl.load(x + row * D + first + columns).to(tl.float32)[None, :], axis=1)
-    bits = tl.where(there & (total > 0), total, 0.0).to(tl.int32, bitcast=True)
-    order = (bits.to(tl.int64) << 32) | (0x7FFFFFFF - latents).to(tl.int64)
-    order = tl.sort(tl.where(bits > 0, order, 0), descending=True)
-    bits = (order >> 32).to(tl.int32)
+    listed = tl.load(counts + row)
+    count = tl.where(listed <= ROOM, listed, n_latents)  # if they are too many to list, every latent is looked at
+    listed = tl.where(listed <= ROOM, listed, 0)
+    best = tl.zeros([AT_ONCE], tl.int64)  # bits of values, then what makes the lower latent the larger
+    for start in range(0, count, AT_ONCE):
+        places = start + lanes
+        latents = tl.where(places < listed, tl.load(found + row * ROOM + places, mask=places < listed, other=0), places)
+        there = (places < count) & (latents < n_latents)
+        parts = tl.zeros([AT_ONCE, CHUNK // 8], tl.float32)
+        for first in tl.static_range(0, D, CHUNK):
+            atoms = tl.load(weight + latents.to(tl.int64)[:, None] * D + first + columns[None, :], mask=there[:, None],
+                            other=0.0).to(tl.float32)
+            products = atoms * tl.load(x + row * D + first + columns).to(tl.float32)[None, :]
+            parts += tl.sum(tl.reshape(products, [AT_ONCE, CHUNK // 8, 8]), axis=2)
+        total = tl.sum(parts, axis=1) + tl.load(bias + latents, mask=there, other=0.0).to(tl.float32)
+        bits = tl.where(there & (total > 0), total, 0.0).to(tl.int32, bitcast=True)
+        order = (bits.to(tl.int64) << 32) | (0x7FFFFFFF - latents).to(tl.int64)
+        best = tl.sort(tl.maximum(best, tl.sort(tl.where(bits > 0, order, 0))), descending=True)
+    bits = (best >> 32).to(tl.int32)
     some = lanes < K
     tl.store(values_out + row * K + lanes, bits.to(tl.float32, bitcast=True), mask=some)
-    tl.store(latents_out + row * K + lanes, tl.where(bits > 0, 0x7FFFFFFF - (order & 0x7FFFFFFF).to(tl.int32), -1),
+    tl.store(latents_out + row * K + lanes, tl.where(bits > 0, 0x7FFFFFFF - (best & 0x7FFFFFFF).to(tl.int32), -1),
              mask=some)
 
 
-def topk_encode(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, k: int, *,
-                cut: Cut | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """``relu(topk(x @ weight.T + bias))`` as latents and values; no gradient.
+def topk_encode(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, k: int, *, cut: Cut | None = None,
+                out: tuple[torch.Tensor, torch.Tensor] | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """``relu(topk(x @ weight.T + bias))`` as latents and values; no gradient. The host waits for nothing.
 
     Parameters
     ----------
@@ -142,7 +153,9 @@ def topk_encode(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, k: in
     k : int
         At most 128.
     cut : Cut, optional
-        How the work is cut.
+        How the portable kernel cuts the work. If not given, the kernel for Hopper is taken where it runs.
+    out : (int32, float32), both of shape (B, k), contiguous, optional
+        Where to write what is returned.
 
     Returns
     -------
@@ -156,52 +169,60 @@ def topk_encode(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, k: in
     ShapeError, InvalidArgumentError
         If shapes or dtypes do not fit, D is no multiple of 16, or k is out of range.
 
+    Notes
+    -----
+    Positive values below 2^-133 count as zero. k is no constant of the kernels: a training whose k falls from 128 to 32
+    compiles three versions of them. A row with very many equal values, more than ``16 k`` candidates, computes all of
+    its pre-activations a second time.
+
     References
     ----------
     Makhzani and Frey 2013, "k-Sparse Autoencoders". Reference: :func:`sparsight.kernels.reference.topk_encode`.
     """
     rows, width = _checked(x, weight, bias, k)
-    n_latents = len(weight)
-    cut = cut or Cut()
-    chunk = next(size for size in (128, 64, 32, 16) if size <= cut.chunk and width % size == 0)
-    tiles = triton.cdiv(n_latents, _TILE)
-    latents = torch.empty((rows, k), dtype=torch.int32, device=x.device)
-    values = torch.empty((rows, k), dtype=torch.float32, device=x.device)
+    latents, values = room_for(rows, k, x.device, out)
     if not rows:
         return latents, values
-    maxima = torch.empty((rows, tiles * 3 * _GROUPS), dtype=torch.int32, device=x.device)
-    blocks = triton.cdiv(rows, cut.rows)
-    _group_maxima_kernel[(blocks, _runs(blocks, tiles, x.device))](
-        x, weight, bias, maxima, rows, n_latents, tiles, D=width, CHUNK=chunk, ROWS=cut.rows, TILE=_TILE,
-        GROUPS=_GROUPS, STAGES=cut.stages, num_warps=cut.warps)
-    room = triton.next_power_of_2(k + 1 + k // 4)
-    found = torch.full((rows, room), -1, dtype=torch.int32, device=x.device)
-    hidden = torch.empty(rows, dtype=torch.int8, device=x.device)
-    block = triton.next_power_of_2(maxima.shape[1])
-    _candidates_kernel[(rows,)](maxima, found, hidden, maxima.shape[1], K=k, ROOM=room, TILE=_TILE, GROUPS=_GROUPS,
-                                BLOCK=block, num_warps=4 if block <= 8192 else 8)
-    _exact_kernel[(rows,)](x, weight, bias, found, latents, values, width, K=k, ROOM=room,
-                           BLOCK_K=triton.next_power_of_2(k), CHUNK=chunk, num_warps=4)
-    again = hidden.nonzero()[:, 0]
-    if len(again):
-        latents[again], values[again] = _in_full(x[again], weight, bias, k)
+    largest, second = _group_maxima(x, weight, bias, cut)
+    n_groups, room = largest.shape[1], max(16 * k, 8 * SIZE.value)
+    found = torch.empty((rows, room), dtype=torch.int32, device=x.device)
+    counts = torch.empty(rows, dtype=torch.int32, device=x.device)
+    block = triton.next_power_of_2(n_groups)
+    _candidates_kernel[(rows,)](largest, second, found, counts, n_groups, k, ROOM=room, BLOCK=block,
+                                num_warps=min(max(block // 1024, 1), 8))
+    _exact_kernel[(rows,)](x, weight, bias, found, counts, latents, values, len(weight), k, D=width,
+                           CHUNK=_chunk(width, 128), ROOM=room, AT_ONCE=triton.next_power_of_2(k + 1 + k // 4),
+                           num_warps=2)
     return latents, values
 
 
-def _in_full(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor,
-             k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same through the matrix of all pre-activations, for a few rows."""
-    pre_acts = x.float() @ weight.float().T + bias.float()
-    found = torch.sort(pre_acts, dim=1, descending=True, stable=True)
-    values, latents = found.values[:, :k].relu(), found.indices[:, :k].int()
-    missing = k - values.shape[1]
-    if missing:
-        values = torch.nn.functional.pad(values, (0, missing))
-        latents = torch.nn.functional.pad(latents, (0, missing), value=-1)
-    return torch.where(values > 0, latents, -1), values
+def _group_maxima(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor,
+                  cut: Cut | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Largest (int32) and second largest (int16) keys of each group, (B, groups)."""
+    rows, width = x.shape
+    tiles = triton.cdiv(len(weight), TILE.value)
+    largest = torch.empty((rows, tiles * GROUPS.value), dtype=torch.int32, device=x.device)
+    second = torch.empty_like(largest, dtype=torch.int16)
+    if cut is None and x.is_cuda and torch.cuda.get_device_capability(x.device)[0] == 9:
+        from sparsight.kernels.gpu import hopper_maxima
+
+        if hopper_maxima.fits(x, weight):
+            hopper_maxima.launch(x, weight, bias, largest, second)
+            return largest, second
+    cut = cut or Cut()
+    blocks = triton.cdiv(rows, cut.rows)
+    _group_maxima_kernel[(blocks, runs_for(blocks, tiles, x.device))](
+        x, weight, bias, largest, second, rows, len(weight), tiles, D=width, CHUNK=_chunk(width, cut.chunk),
+        ROWS=cut.rows, STAGES=cut.stages, num_warps=cut.warps)
+    return largest, second
 
 
-def _runs(blocks: int, tiles: int, device: torch.device) -> int:
+def _chunk(width: int, most: int) -> int:
+    return next(size for size in (128, 64, 32, 16) if size <= most and width % size == 0)
+
+
+@lru_cache(maxsize=64)  # asked for at every step of a training
+def runs_for(blocks: int, tiles: int, device: torch.device) -> int:
     """Into how many runs the tiles are cut, so that the last wave of programs is nearly full."""
     processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
     most = max(1, min(32, tiles // 16))

@@ -19,8 +19,15 @@ def topk_encode(
     ----------
     Makhzani and Frey 2013, "k-Sparse Autoencoders"; Gao et al. 2024, "Scaling and evaluating sparse autoencoders".
     """
-    pre_acts = (x.astype(np.float64) @ w_enc.astype(np.float64).T + b_enc).astype(np.float32)  # (B, N)
-    return topk_positive(pre_acts, k)
+    return topk_positive(pre_activations(x, w_enc, b_enc), k)
+
+
+def pre_activations(
+    x: NDArray[np.float32], w_enc: NDArray[np.float32], b_enc: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """``x @ w_enc.T + b_enc``, float32 (B, N), summed in float64."""
+    pre_acts: NDArray[np.float32] = (x.astype(np.float64) @ w_enc.astype(np.float64).T + b_enc).astype(np.float32)
+    return pre_acts
 
 
 def topk_positive(pre_acts: NDArray[np.float32], k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:

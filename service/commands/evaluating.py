@@ -141,7 +141,9 @@ def _train(
 ) -> dict[str, Any]:
     field = next(field for field in fields if field.kind == "sae")
     started = time.perf_counter()
-    operation = collection.train_sae(field.name, source=field.source, n_latents=latents, k=k, wait=False)
+    operation = collection.train_sae(
+        field.name, source=field.source, n_latents=latents, k=k, scorer=field.scorer,
+        max_query_terms=field.max_query_terms, weighting=field.weighting, k1=field.k1, wait=False)
     result = follow(store, operation, output).result
     return {"seconds": round(time.perf_counter() - started, 3), **result}
 

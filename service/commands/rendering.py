@@ -58,6 +58,8 @@ def print_hits(console: Console, result: SearchResult, *, explain: bool = False,
         if work.mode != "exact":
             console.print(f"[dim]{escape(work.field)}: {work.mode}, {work.terms} terms and {work.postings} postings "
                           f"scanned, {work.rescored} passages scored with all terms[/]")
+        if work.reranked:
+            console.print(f"[dim]{escape(work.field)}: {work.reranked} documents scored again by dense vectors[/]")
 
 
 def _hit_table(moved: bool, header: bool = True) -> Table:
@@ -123,6 +125,8 @@ def _print_contributions(console: Console, part: RetrieverScore, limit: int) -> 
     rest = part.rest + sum(entry.score for entry in largest_first[limit:])
     if len(largest_first) > len(shown) or part.rest:
         table.add_row("the rest", f"{rest:.4g}", "")
+    if part.dense:
+        table.add_row("dense, in no feature", f"{part.dense:.4g}", "")
     console.print(Padding(table, (0, 0, 0, 14)))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 from rich.markup import escape
@@ -24,7 +24,7 @@ from sparsight.types import Edit, Effort, Feature, Fusion, Query, Retriever
 if TYPE_CHECKING:
     from sparsight.service.commands.common import AnyCollection
 
-__all__ = ["features", "find_feature", "search"]
+__all__ = ["features", "find_feature", "parse_retriever", "search"]
 
 _EDITS = "FEATURE[:STRENGTH]; a feature is a number, or words that its name is found by."
 _PAGE = 100
@@ -38,8 +38,9 @@ def search(
     data: DataOption = "",
     server: ServerOption = "",
     k: Annotated[int, typer.Option("-k", "--k", min=1, max=10_000, help="Hits wanted.")] = 10,
-    field: Annotated[list[str] | None, typer.Option("--field", "-f", metavar="FIELD[:WEIGHT]", help="Field to search "
-                                                    "(again for more); all text fields when left out.")] = None,
+    field: Annotated[list[str] | None, typer.Option("--field", "-f", metavar="FIELD[:WEIGHT][;OPTION=VALUE]", help=(
+        "Field to search (again for more); all text fields when left out. SAE fields take scorer=decode|symmetric, "
+        "max_query_terms=N and rerank=N."))] = None,
     fusion: Annotated[str, typer.Option(metavar="convex|rrf", help="How several fields become one score.")] = "convex",
     filter: Annotated[str, typer.Option(metavar="EXPRESSION", help='Over metadata: year >= 2015 and cat in '
                                         '["cs.CL"].')] = "",
@@ -66,7 +67,7 @@ def search(
         wanted = {"boost": boost, "suppress": suppress, "set": set_, "require": require, "exclude": exclude}
         edits = [_edit(target, cast(Op, op), text, output) for op, texts in wanted.items() for text in texts or ()]
         result = target.search(Query(
-            text=query, retrievers=[_retriever(text) for text in field or ()], filter=filter, edits=edits,
+            text=query, retrievers=[parse_retriever(text) for text in field or ()], filter=filter, edits=edits,
             fusion=Fusion(cast(Literal["convex", "rrf"], fusion)), k=k, explain=explain or bool(edits),
             effort=Effort(recall, seconds, documents),
         ), timeout=timeout or None)
@@ -77,12 +78,26 @@ def search(
             print_hits(output.console, result, explain=explain)
 
 
-def _retriever(text: str) -> Retriever:
-    name, _, weight = text.partition(":")
+def parse_retriever(text: str) -> Retriever:
+    """Retriever of a text like ``sae``, ``sae:0.5`` or ``sae:0.5;scorer=symmetric;rerank=100``.
+
+    Raises
+    ------
+    InvalidQueryError
+        If it is of another form, or an option is unknown or no number where one is needed.
+    """
+    head, *options = (part.strip() for part in text.split(";"))
+    name, _, weight = (part.strip() for part in head.partition(":"))
+    kinds: dict[str, type[Any]] = {"scorer": str, "max_query_terms": int, "rerank": int}
+    arguments: dict[str, Any] = {}
     try:
-        return Retriever(name, weight=float(weight or 1.0))
-    except ValueError:
-        raise InvalidQueryError(f"expected FIELD or FIELD:WEIGHT, got {text!r}", field="field", value=text) from None
+        for option in options:
+            key, _, value = (part.strip() for part in option.partition("="))
+            arguments[key] = kinds[key](value)
+        return Retriever(name, weight=float(weight or 1.0), **arguments)
+    except (KeyError, ValueError):
+        raise InvalidQueryError(f"expected FIELD, FIELD:WEIGHT or FIELD:WEIGHT;option=value with the options "
+                                f"{', '.join(kinds)}, got {text!r}", field="field", value=text) from None
 
 
 def _edit(collection: AnyCollection, op: Op, text: str, output: Output) -> Edit:

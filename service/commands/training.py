@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
@@ -38,14 +38,21 @@ def train_sae(
     k: Annotated[int, typer.Option("-k", "--k", min=1, help="Features active in a passage.")] = 32,
     epochs: Annotated[int, typer.Option(min=0, help="Passes over the vectors; 0 chooses.")] = 0,
     seed: Annotated[int, typer.Option(help="Of the training.")] = 0,
+    scorer: Annotated[str, typer.Option(metavar="decode|symmetric", help="How the field weights queries.")] = "decode",
+    max_query_terms: Annotated[int, typer.Option(min=0, help="Largest weights kept in a query; 0 keeps all.")] = 512,
+    weighting: Annotated[str, typer.Option(metavar="none|idf|bm25", help="How the field weights features: by rarity, "
+                                           "and in documents by BM25's saturation.")] = "none",
+    k1: Annotated[float, typer.Option(min=0.0, max=100.0, help="That saturation; the smaller, the more.")] = 1.2,
     as_json: JsonOption = False,
 ) -> None:
     """Train a sparse autoencoder in a collection, and name its features."""
     with Output.of(as_json) as output, open_store(data, server, write=True) as store:
         target = open_collection(store, collection)
         started = time.perf_counter()
-        operation = target.train_sae(field, source=source, n_latents=latents, k=k, epochs=epochs, seed=seed,
-                                     wait=False)
+        operation = target.train_sae(
+            field, source=source, n_latents=latents, k=k, epochs=epochs, seed=seed,
+            scorer=cast(Literal["decode", "symmetric"], scorer), max_query_terms=max_query_terms,
+            weighting=cast(Literal["none", "idf", "bm25"], weighting), k1=k1, wait=False)
         operation = follow(store, operation, output)
         seconds = time.perf_counter() - started
         output.result({"collection": target.name, "field": field, "seconds": round(seconds, 3),

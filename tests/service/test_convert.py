@@ -41,7 +41,7 @@ from sparsight.types import (
     Timings,
     WriteResult,
 )
-from sparsight.v1 import collections_pb2, documents_pb2, search_pb2, vectors_pb2
+from sparsight.v1 import collections_pb2, documents_pb2, features_pb2, search_pb2, vectors_pb2
 
 WORDS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 JSON = st.recursive(
@@ -133,7 +133,15 @@ def test_document_round_trip(document: Document) -> None:
         retrievers=st.lists(
             st.builds(Retriever, WORDS, st.just(""))
             | st.builds(Retriever, WORDS, sparse=SPARSE)
-            | st.builds(Retriever, WORDS, dense=DENSE),
+            | st.builds(
+                Retriever,
+                WORDS,
+                dense=DENSE,
+                weight=st.floats(allow_nan=False),
+                scorer=st.sampled_from(["", "decode", "symmetric"]),
+                max_query_terms=st.none() | st.integers(-(2**63), 2**63 - 1),
+                rerank=st.integers(-(2**63), 2**63 - 1),
+            ),
             max_size=3,
         ).map(tuple),
         filter=WORDS,
@@ -208,12 +216,12 @@ def test_result_round_trip() -> None:
         {"year": 2015},
         {"terms": SparseVector.from_dict({1: 0.5}), "vec": np.arange(3, dtype=np.float32)},
         Explanation(
-            (RetrieverScore("terms", 0.7, 1, 0.3, 2, parts, 0.01), RetrieverScore("vec", 2.0, 0, 0.0, -1)),
+            (RetrieverScore("terms", 0.7, 1, 0.3, 2, parts, 0.01, -0.2), RetrieverScore("vec", 2.0, 0, 0.0, -1)),
             Movement(14, 1, 0.2, 1 / 3, parts),
         ),
         7,
     )
-    work = (RetrieverWork("terms", "cut", 3, 400, 50, 6), RetrieverWork("vec", "approximate"), RetrieverWork("bm25"))
+    work = (RetrieverWork("terms", "cut", 3, 400, 50, 6, 7), RetrieverWork("vec", "approximate"), RetrieverWork("bm25"))
     result = SearchResult((hit, Hit("c", 0.0, 2)), 42, False, Timings(1.5, 2.5, 0.25, 5.0), ("careful",), work)
     message = search_pb2.SearchResult.FromString(convert_search.result_to_proto(result).SerializeToString())
     back = convert_search.result_from_proto(message, total_ms=9.0)
@@ -238,6 +246,8 @@ def test_a_mode_that_is_not_known_promises_nothing() -> None:
         DenseField(),
         SAEField(),
         SAEField("s", "c", "m", "symmetric", 0),
+        SAEField("s", weighting="idf", k1=0.0),
+        SAEField("s", weighting="bm25", k1=0.9),
     ],
 )
 def test_field_round_trip(field) -> None:
@@ -287,6 +297,13 @@ def test_feature_and_write_round_trip() -> None:
     assert convert_collections.feature_from_proto(message) == feature
     written = WriteResult(1, 2, 3, 4, 5, 6)
     assert convert_documents.write_from_proto(convert_documents.write_to_proto(written)) == written
+
+
+def test_absent_options_of_an_sae_field_are_the_defaults() -> None:
+    assert SAEField(**convert_collections.sae_options_from_proto(collections_pb2.SaeField())) == SAEField()
+    assert SAEField(**convert_collections.sae_options_from_proto(features_pb2.TrainSaeRequest())) == SAEField()
+    zero = features_pb2.TrainSaeRequest(max_query_terms=0, k1=0)
+    assert SAEField(**convert_collections.sae_options_from_proto(zero)) == SAEField(max_query_terms=0, k1=0.0)
 
 
 # --- what cannot cross ------------------------------------------------------------------------------------

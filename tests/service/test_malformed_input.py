@@ -357,6 +357,17 @@ retriever("too many weights", ".sparse", "TOO_MANY_WEIGHTS", field="terms",
           sparse=vectors_pb2.SparseVector(indices=range(20_000), values=[1.0] * 20_000))
 retriever("weight of NaN", ".weight", "nan", field="bm25", text="x", weight=NAN)
 retriever("negative weight", ".weight", "-1", field="bm25", text="x", weight=-1)
+VECTOR = vectors_pb2.DenseVector(values=[1.0] * 8)
+retriever("scorer of no name", ".scorer", "number 9", field="sae", dense=VECTOR, scorer=9)
+retriever("scorer for BM25", ".scorer", "bm25 field takes no scorer", field="bm25", text="x", scorer=1)
+retriever("negative number of terms", ".max_query_terms", "got -1", field="sae", dense=VECTOR, max_query_terms=-1)
+retriever("too many terms", ".max_query_terms", "16,384", field="sae", dense=VECTOR, max_query_terms=16_385)
+retriever("terms of a dense field", ".max_query_terms", "dense field", field="vec", dense=VECTOR, max_query_terms=0)
+retriever("negative re-ranking", ".rerank", "got -1", field="sae", dense=VECTOR, rerank=-1)
+retriever("too much re-ranking", ".rerank", "10,000", field="sae", dense=VECTOR, rerank=2**40)
+retriever("re-ranking a dense field", ".rerank", "dense field takes no rerank", field="vec", dense=VECTOR, rerank=5)
+retriever("re-ranking without a dense vector", ".rerank", "ready sparse vector", field="sae", rerank=5,
+          sparse=vectors_pb2.SparseVector(indices=[1], values=[1.0]))
 edit("unknown feature", ".feature", "UNKNOWN_FEATURE", MISSING, feature=16)
 edit("negative feature", ".feature", "UNKNOWN_FEATURE", MISSING, feature=-1)
 edit("unknown SAE field", ".field", "UNKNOWN_FIELD", MISSING, feature=1, field="nope")
@@ -429,6 +440,11 @@ for _what, _parts, _path, _says, _code in (
     ("negative k", {"source": "vec", "k": -1}, "k", "-1", INVALID),
     ("k above n_latents", {"source": "vec", "k": 32, "n_latents": 8}, "k", "at most n_latents", INVALID),
     ("too many latents", {"source": "vec", "n_latents": 2**40}, "n_latents", "1,048,576", INVALID),
+    ("scorer of no name", {"source": "vec", "scorer": 9}, "scorer", "number 9", INVALID),
+    ("weighting of no name", {"source": "vec", "weighting": 9}, "weighting", "number 9", INVALID),
+    ("negative number of terms", {"source": "vec", "max_query_terms": -1}, "max_query_terms", "-1", INVALID),
+    ("k1 of NaN", {"source": "vec", "k1": NAN}, "k1", "nan", INVALID),
+    ("k1 too large", {"source": "vec", "k1": 101}, "k1", "101", INVALID),
     ("negative epochs", {"source": "vec", "epochs": -1}, "epochs", "-1", INVALID),
     ("negative seed", {"source": "vec", "seed": -1}, "seed", "-1", INVALID),
     ("target that is no SAE", {"name": f"{P}/fields/bm25", "source": "vec"}, "field", "bm25", INVALID),

@@ -70,8 +70,12 @@ def test_lists_have_pages(method) -> None:
         (search_pb2.Effort, "recall"),
         (search_pb2.Overlap, "at_least"),
         (search_pb2.Retriever, "weight"),
+        (search_pb2.Retriever, "max_query_terms"),
+        (collections_pb2.SaeField, "k1"),
         (collections_pb2.Bm25Field, "b"),
         (features_pb2.TrainSaeRequest, "k"),
+        (features_pb2.TrainSaeRequest, "max_query_terms"),
+        (features_pb2.TrainSaeRequest, "k1"),
     ],
 )
 def test_zero_differs_from_absent_where_it_means_something(message, field: str) -> None:

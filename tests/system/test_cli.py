@@ -16,15 +16,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sparsight.errors import InvalidArgumentError
+from sparsight.errors import InvalidArgumentError, InvalidQueryError
 from sparsight.service.cli import app, main
 from sparsight.service.commands.common import plain
 from sparsight.service.commands.fields import parse_fields
 from sparsight.service.commands.rendering import bar
-from sparsight.types import BM25Field, DenseField, SAEField, SparseField, SparseVector
+from sparsight.service.commands.searching import parse_retriever
+from sparsight.types import BM25Field, DenseField, Retriever, SAEField, SparseField, SparseVector
 
-COMMANDS = ["demo", "serve", "index", "search", "features", "train-sae", "train-splade", "eval", "verify", "repair",
-            "version"]
+COMMANDS = ["demo", "serve", "index", "search", "features", "train-sae", "train-splade", "eval", "eval-sae", "verify",
+            "repair", "version"]
 
 PAPERS = [
     {"_id": "sparse", "title": "Sparse coding", "text": "Simple cells learn a sparse code of images.", "year": 1996},
@@ -288,6 +289,18 @@ def test_required_features(cli_json, featured):
     assert cli_json("search", "x", "--boost", "galaxy:much", code=1)["error"]["reason"] == "INVALID_QUERY"
 
 
+def test_an_sae_field_is_trained_as_it_shall_weight(cli_json, featured, tmp_path):
+    import sparsight
+
+    cli_json("train-sae", "--field", "other", "--latents", "24", "-k", "1", "--epochs", "1", "--scorer", "symmetric",
+             "--max-query-terms", "9", "--weighting", "bm25", "--k1", "0.5")
+    assert cli_json("train-sae", "--weighting", "tf", code=1)["error"]["field"] == "weighting"
+    assert cli_json("search", "violin", "-f", "bm25;rerank=5", code=1)["error"]["field"] == "retrievers[0].rerank"
+    with sparsight.open(tmp_path / "data") as database:
+        (spec,) = (field for field in database["topics"].info().fields if field.name == "other")
+    assert spec == SAEField("other", "dense", spec.model, "symmetric", 9, "bm25", 0.5)
+
+
 # --- verify and repair --------------------------------------------------------------------------------------------
 
 
@@ -458,6 +471,21 @@ def test_fields_of_a_text():
         SparseField("impacts", dimension=100, max_impact=5.5)]
     assert parse_fields("dense;index=hnsw,b=bm25;k1=0.9;language=none") == [
         DenseField("dense", encoder="all-MiniLM-L6-v2", index="hnsw"), BM25Field("b", k1=0.9, language="none")]
+    assert parse_fields("sae;weighting=bm25;k1=0.9;scorer=symmetric") == [
+        SAEField("sae", scorer="symmetric", weighting="bm25", k1=0.9)]
+
+
+def test_retrievers_of_a_text():
+    assert parse_retriever("bm25") == Retriever("bm25")
+    assert parse_retriever(" sae : 0.5; scorer=symmetric;max_query_terms = 0;rerank=50") == Retriever(
+        "sae", weight=0.5, scorer="symmetric", max_query_terms=0, rerank=50)
+
+
+@pytest.mark.parametrize("text", ["sae:heavy", "sae;depth=3", "sae;rerank", "sae;rerank=all"])
+def test_retrievers_that_are_none(text):
+    with pytest.raises(InvalidQueryError) as caught:
+        parse_retriever(text)
+    assert caught.value.field == "field"
 
 
 @pytest.mark.parametrize("text", ["", "odd", "bm25,bm25", "x=odd", "x=bm25;odd=1", "x=bm25;k1=high", "splade=bm25;z=1"])

@@ -264,6 +264,20 @@ nb::tuple bind_topk_encode(InMatrix x, InMatrix w_enc, In<float> b_enc, std::siz
     return nb::make_tuple(own(std::move(idx), {input.n_rows, k}), own(std::move(val), {input.n_rows, k}));
 }
 
+nb::tuple bind_threshold_encode(InMatrix x, InMatrix w_enc, In<float> b_enc, In<float> threshold, std::size_t threads,
+                                const std::string& path) {
+    const EncodeInput input{x.data(), x.shape(0), w_enc.data(), b_enc.data(), w_enc.shape(0), x.shape(1)};
+    const Path chosen_path = parse_path(path);
+    SparseRows rows;
+    {
+        const nb::gil_scoped_release release;
+        rows = threshold_encode(input, threshold.data(), threads, chosen_path);
+    }
+    const std::size_t stored = rows.idx.size();
+    return nb::make_tuple(own(std::move(rows.indptr), {input.n_rows + 1}), own(std::move(rows.idx), {stored}),
+                          own(std::move(rows.val), {stored}));
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -303,5 +317,7 @@ NB_MODULE(_native, m) {
           "values"_a.noconvert(), "rows"_a.noconvert(), "q"_a.noconvert(), "path"_a);
     m.def("topk_encode", &bind_topk_encode, "x"_a.noconvert(), "w_enc"_a.noconvert(), "b_enc"_a.noconvert(), "k"_a,
           "threads"_a, "path"_a);
+    m.def("threshold_encode", &bind_threshold_encode, "x"_a.noconvert(), "w_enc"_a.noconvert(), "b_enc"_a.noconvert(),
+          "threshold"_a.noconvert(), "threads"_a, "path"_a);
     bind_wordpiece(m);
 }

@@ -158,17 +158,51 @@ Tiles tiles_of(Path path) {
 
 using Codes = std::vector<Scored<float>>;
 
-// The top k of rows [row, row + n_rows) among latents [first, last), n_rows <= kRowsPerItem.
-void encode_item(const EncodeInput& in, const Tiles& tiles, std::size_t k, std::size_t row, std::size_t n_rows,
-                 std::size_t first, std::size_t last, std::vector<TopK<float>>& tops) {
-    tops.resize(n_rows);
-    for (TopK<float>& top : tops) top.reset(k, 0.0f);
+// One item of work: rows [row, row + n_rows), n_rows <= kRowsPerItem, times latents [first, last).
+struct Part {
+    std::size_t row;
+    std::size_t n_rows;
+    std::size_t first;
+    std::size_t last;
+    std::size_t chunk;  // which of the stretches of latents it is
+};
+
+// How the work is cut up. Few rows: the latents are cut as well, so that one query's encoding uses every thread.
+struct Cut {
+    Cut(const EncodeInput& in, std::size_t wanted_threads) : n_rows(in.n_rows), n_latents(in.n_latents) {
+        const bool little = n_rows * n_latents * std::max<std::size_t>(in.width, 1) < kSerialWork;
+        threads = little ? 1 : wanted_threads;
+        const std::size_t share = (n_rows + threads - 1) / threads;
+        per_item = std::min(kRowsPerItem, (share + kRowTile - 1) / kRowTile * kRowTile);
+        const std::size_t row_items = (n_rows + per_item - 1) / per_item;
+        const std::size_t wanted = row_items >= threads ? 1 : (threads + row_items - 1) / row_items;
+        const std::size_t blocks = (n_latents + kLatentBlock - 1) / kLatentBlock;
+        const std::size_t blocks_per_chunk = (blocks + wanted - 1) / wanted;
+        latents_per_chunk = blocks_per_chunk * kLatentBlock;
+        chunks = (blocks + blocks_per_chunk - 1) / blocks_per_chunk;
+        parts = row_items * chunks;
+    }
+
+    Part part(std::size_t i) const {
+        const std::size_t row = i / chunks * per_item;
+        const std::size_t first = i % chunks * latents_per_chunk;
+        return {row, std::min(per_item, n_rows - row), first, std::min(n_latents, first + latents_per_chunk),
+                i % chunks};
+    }
+
+    std::size_t n_rows, n_latents, threads, per_item, latents_per_chunk, chunks, parts;
+};
+
+// Calls take(r, latent, values, count) with the part's pre-activations: of row part.row + r, latents [latent, latent +
+// count). For each row the latents ascend.
+template <class Take>
+void for_pre_acts(const EncodeInput& in, const Tiles& tiles, const Part& part, Take&& take) {
     std::array<float, kRowTile * kLatentBlock> products;
-    for (std::size_t block = first; block < last; block += kLatentBlock) {
-        const std::size_t n_latents = std::min(kLatentBlock, last - block);
-        for (std::size_t r = 0; r < n_rows;) {
-            const std::size_t height = n_rows - r >= kRowTile ? kRowTile : 1;
-            const float* const x = in.x + (row + r) * in.width;
+    for (std::size_t block = part.first; block < part.last; block += kLatentBlock) {
+        const std::size_t n_latents = std::min(kLatentBlock, part.last - block);
+        for (std::size_t r = 0; r < part.n_rows;) {
+            const std::size_t height = part.n_rows - r >= kRowTile ? kRowTile : 1;
+            const float* const x = in.x + (part.row + r) * in.width;
             for (std::size_t c = 0; c < n_latents;) {
                 const bool wide = n_latents - c >= kLatentTile;
                 const Tile tile = height == kRowTile ? (wide ? tiles.full : tiles.latent)
@@ -177,11 +211,9 @@ void encode_item(const EncodeInput& in, const Tiles& tiles, std::size_t k, std::
                 c += wide ? kLatentTile : 1;
             }
             for (std::size_t t = 0; t < height; ++t) {
-                TopK<float>& top = tops[r + t];
-                for (std::size_t c = 0; c < n_latents; ++c) {
-                    const float value = products[t * kLatentBlock + c] + in.b_enc[block + c];
-                    if (value > top.threshold()) top.offer({value, static_cast<uint32_t>(block + c), 0});
-                }
+                float* const values = products.data() + t * kLatentBlock;
+                for (std::size_t c = 0; c < n_latents; ++c) values[c] += in.b_enc[block + c];
+                take(r + t, block, values, n_latents);
             }
             r += height;
         }
@@ -194,37 +226,31 @@ void topk_encode(const EncodeInput& in, std::size_t k, std::size_t threads, Path
     std::fill(idx, idx + in.n_rows * k, -1);
     std::fill(val, val + in.n_rows * k, 0.0f);
     if (in.n_rows == 0 || in.n_latents == 0) return;
-    if (in.n_rows * in.n_latents * std::max<std::size_t>(in.width, 1) < kSerialWork) threads = 1;
-
-    // Few rows: the latents are cut up as well, so that one query's encoding uses every thread.
-    const std::size_t share = (in.n_rows + threads - 1) / threads;
-    const std::size_t per_item = std::min(kRowsPerItem, (share + kRowTile - 1) / kRowTile * kRowTile);
-    const std::size_t row_items = (in.n_rows + per_item - 1) / per_item;
-    const std::size_t wanted = row_items >= threads ? 1 : (threads + row_items - 1) / row_items;
-    const std::size_t blocks = (in.n_latents + kLatentBlock - 1) / kLatentBlock;
-    const std::size_t blocks_per_chunk = (blocks + wanted - 1) / wanted;
-    const std::size_t chunks = (blocks + blocks_per_chunk - 1) / blocks_per_chunk;
-    const std::size_t keep = std::min(k, in.n_latents);
-
+    const Cut cut(in, threads);
     const Tiles tiles = tiles_of(path);
-    std::vector<Codes> partial(in.n_rows * chunks);
-    for_each_item(row_items * chunks, threads, [&](std::size_t item) {
-        const std::size_t chunk = item % chunks;
-        const std::size_t row = item / chunks * per_item;
-        const std::size_t n_rows = std::min(per_item, in.n_rows - row);
-        const std::size_t first = chunk * blocks_per_chunk * kLatentBlock;
-        const std::size_t last = std::min(in.n_latents, first + blocks_per_chunk * kLatentBlock);
-        std::vector<TopK<float>> tops;
-        encode_item(in, tiles, keep, row, n_rows, first, last, tops);
-        for (std::size_t r = 0; r < n_rows; ++r) partial[(row + r) * chunks + chunk] = std::move(tops[r].sorted());
+    const std::size_t keep = std::min(k, in.n_latents);
+    std::vector<Codes> partial(in.n_rows * cut.chunks);
+    for_each_item(cut.parts, cut.threads, [&](std::size_t item) {
+        const Part part = cut.part(item);
+        std::vector<TopK<float>> tops(part.n_rows);
+        for (TopK<float>& top : tops) top.reset(keep, 0.0f);
+        for_pre_acts(in, tiles, part, [&](std::size_t r, std::size_t latent, const float* values, std::size_t count) {
+            TopK<float>& top = tops[r];
+            for (std::size_t c = 0; c < count; ++c) {
+                if (values[c] > top.threshold()) top.offer({values[c], static_cast<uint32_t>(latent + c), 0});
+            }
+        });
+        for (std::size_t r = 0; r < part.n_rows; ++r) {
+            partial[(part.row + r) * cut.chunks + part.chunk] = std::move(tops[r].sorted());
+        }
     });
     for (std::size_t row = 0; row < in.n_rows; ++row) {
-        Codes& all = partial[row * chunks];
-        for (std::size_t chunk = 1; chunk < chunks; ++chunk) {
-            const Codes& more = partial[row * chunks + chunk];
+        Codes& all = partial[row * cut.chunks];
+        for (std::size_t chunk = 1; chunk < cut.chunks; ++chunk) {
+            const Codes& more = partial[row * cut.chunks + chunk];
             all.insert(all.end(), more.begin(), more.end());
         }
-        if (chunks > 1) {
+        if (cut.chunks > 1) {
             std::sort(all.begin(), all.end(), [](const auto& a, const auto& b) { return a.better_than(b); });
         }
         for (std::size_t i = 0; i < std::min(keep, all.size()); ++i) {
@@ -232,6 +258,40 @@ void topk_encode(const EncodeInput& in, std::size_t k, std::size_t threads, Path
             val[row * k + i] = all[i].score;
         }
     }
+}
+
+SparseRows threshold_encode(const EncodeInput& in, const float* threshold, std::size_t threads, Path path) {
+    SparseRows out;
+    out.indptr.assign(in.n_rows + 1, 0);
+    if (in.n_rows == 0 || in.n_latents == 0) return out;
+    const Cut cut(in, threads);
+    const Tiles tiles = tiles_of(path);
+    std::vector<Codes> partial(in.n_rows * cut.chunks);
+    for_each_item(cut.parts, cut.threads, [&](std::size_t item) {
+        const Part part = cut.part(item);
+        for_pre_acts(in, tiles, part, [&](std::size_t r, std::size_t latent, const float* values, std::size_t count) {
+            Codes& codes = partial[(part.row + r) * cut.chunks + part.chunk];
+            for (std::size_t c = 0; c < count; ++c) {
+                if (values[c] > threshold[latent + c] && values[c] > 0.0f) {
+                    codes.push_back({values[c], static_cast<uint32_t>(latent + c), 0});
+                }
+            }
+        });
+    });
+    std::size_t total = 0;
+    for (const Codes& codes : partial) total += codes.size();
+    out.idx.reserve(total);
+    out.val.reserve(total);
+    for (std::size_t row = 0; row < in.n_rows; ++row) {
+        for (std::size_t chunk = 0; chunk < cut.chunks; ++chunk) {
+            for (const Scored<float>& code : partial[row * cut.chunks + chunk]) {
+                out.idx.push_back(static_cast<int32_t>(code.id));
+                out.val.push_back(code.score);
+            }
+        }
+        out.indptr[row + 1] = static_cast<int64_t>(out.idx.size());
+    }
+    return out;
 }
 
 }  // namespace sparsight

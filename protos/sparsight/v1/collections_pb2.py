@@ -27,7 +27,7 @@ from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
 from google.longrunning import operations_pb2 as google_dot_longrunning_dot_operations__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1esparsight/v1/collections.proto\x12\x0csparsight.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a#google/longrunning/operations.proto\"\x90\x05\n\nCollection\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12#\n\x06\x66ields\x18\x02 \x03(\x0b\x32\x13.sparsight.v1.Field\x12+\n\x08passages\x18\x03 \x01(\x0b\x32\x19.sparsight.v1.PassageSpec\x12\x1c\n\x0e\x64ocument_count\x18\x04 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x1b\n\rpassage_count\x18\x05 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x1b\n\rsegment_count\x18\x06 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12!\n\x13tail_document_count\x18\x07 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x18\n\ngeneration\x18\x08 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x1b\n\rbytes_on_disk\x18\t \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x46\n\x0c\x66ingerprints\x18\n \x03(\x0b\x32*.sparsight.v1.Collection.FingerprintsEntryB\x04\xe2\x41\x01\x03\x12O\n\x11saturated_weights\x18\x0b \x03(\x0b\x32..sparsight.v1.Collection.SaturatedWeightsEntryB\x04\xe2\x41\x01\x03\x12\x15\n\x07\x63reated\x18\x0c \x01(\tB\x04\xe2\x41\x01\x03\x1a\x33\n\x11\x46ingerprintsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x37\n\x15SaturatedWeightsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01:L\xea\x41I\n\x14sparsight/Collection\x12\x18\x63ollections/{collection}*\x0b\x63ollections2\ncollection\"\xcb\x01\n\x05\x46ield\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12+\n\x06sparse\x18\x02 \x01(\x0b\x32\x19.sparsight.v1.SparseFieldH\x00\x12\'\n\x04\x62m25\x18\x03 \x01(\x0b\x32\x17.sparsight.v1.Bm25FieldH\x00\x12)\n\x05\x64\x65nse\x18\x04 \x01(\x0b\x32\x18.sparsight.v1.DenseFieldH\x00\x12%\n\x03sae\x18\x05 \x01(\x0b\x32\x16.sparsight.v1.SaeFieldH\x00\x42\x06\n\x04kind\"q\n\x0bSparseField\x12\x0f\n\x07\x65ncoder\x18\x01 \x01(\t\x12\x11\n\tdimension\x18\x02 \x01(\x03\x12\x12\n\nmax_impact\x18\x03 \x01(\x01\x12\x11\n\tmax_terms\x18\x04 \x01(\x03\x12\x17\n\x0fmax_query_terms\x18\x05 \x01(\x03\"g\n\tBm25Field\x12\x0f\n\x02k1\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x0e\n\x01\x62\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12,\n\x08language\x18\x03 \x01(\x0e\x32\x1a.sparsight.v1.Bm25LanguageB\x05\n\x03_k1B\x04\n\x02_b\"]\n\nDenseField\x12\x0f\n\x07\x65ncoder\x18\x01 \x01(\t\x12\x11\n\tdimension\x18\x02 \x01(\x03\x12+\n\x05index\x18\x03 \x01(\x0e\x32\x1c.sparsight.v1.DenseIndexKind\"\x84\x01\n\x08SaeField\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\'\n\x06scorer\x18\x03 \x01(\x0e\x32\x17.sparsight.v1.SaeScorer\x12\x1c\n\x0fmax_query_terms\x18\x04 \x01(\x03H\x00\x88\x01\x01\x42\x12\n\x10_max_query_terms\"\x91\x01\n\x0bPassageSpec\x12\x17\n\nmax_tokens\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x1b\n\x0eoverlap_tokens\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12\x19\n\x0cmax_passages\x18\x03 \x01(\x03H\x02\x88\x01\x01\x42\r\n\x0b_max_tokensB\x11\n\x0f_overlap_tokensB\x0f\n\r_max_passages\"v\n\x17\x43reateCollectionRequest\x12\x1b\n\rcollection_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12,\n\ncollection\x18\x02 \x01(\x0b\x32\x18.sparsight.v1.Collection\x12\x10\n\x08\x65xist_ok\x18\x03 \x01(\x08\"H\n\x18\x43reateCollectionResponse\x12,\n\ncollection\x18\x01 \x01(\x0b\x32\x18.sparsight.v1.Collection\"C\n\x14GetCollectionRequest\x12+\n\x04name\x18\x01 \x01(\tB\x1d\xe2\x41\x01\x02\xfa\x41\x16\n\x14sparsight/Collection\"E\n\x15GetCollectionResponse\x12,\n\ncollection\x18\x01 \x01(\x0b\x32\x18.sparsight.v1.Collection\"?\n\x16ListCollectionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"a\n\x17ListCollectionsResponse\x12-\n\x0b\x63ollections\x18\x01 \x03(\x0b\x32\x18.sparsight.v1.Collection\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"F\n\x17\x44\x65leteCollectionRequest\x12+\n\x04name\x18\x01 \x01(\tB\x1d\xe2\x41\x01\x02\xfa\x41\x16\n\x14sparsight/Collection\"\x1a\n\x18\x44\x65leteCollectionResponse\"E\n\x16\x46lushCollectionRequest\x12+\n\x04name\x18\x01 \x01(\tB\x1d\xe2\x41\x01\x02\xfa\x41\x16\n\x14sparsight/Collection\"\x19\n\x17\x46lushCollectionResponse\"F\n\x17VerifyCollectionRequest\x12+\n\x04name\x18\x01 \x01(\tB\x1d\xe2\x41\x01\x02\xfa\x41\x16\n\x14sparsight/Collection\"m\n\x18VerifyCollectionResponse\x12\x16\n\x0e\x64ocument_count\x18\x01 \x01(\x03\x12\x15\n\rsegment_count\x18\x02 \x01(\x03\x12\x12\n\nbyte_count\x18\x03 \x01(\x03\x12\x0e\n\x06\x66\x61ults\x18\x04 \x03(\t\"G\n\x18\x43ompactCollectionRequest\x12+\n\x04name\x18\x01 \x01(\tB\x1d\xe2\x41\x01\x02\xfa\x41\x16\n\x14sparsight/Collection*`\n\x0c\x42m25Language\x12\x1d\n\x19\x42M25_LANGUAGE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x42M25_LANGUAGE_ENGLISH\x10\x01\x12\x16\n\x12\x42M25_LANGUAGE_NONE\x10\x02*h\n\x0e\x44\x65nseIndexKind\x12 \n\x1c\x44\x45NSE_INDEX_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15\x44\x45NSE_INDEX_KIND_FLAT\x10\x01\x12\x19\n\x15\x44\x45NSE_INDEX_KIND_HNSW\x10\x02*X\n\tSaeScorer\x12\x1a\n\x16SAE_SCORER_UNSPECIFIED\x10\x00\x12\x15\n\x11SAE_SCORER_DECODE\x10\x01\x12\x18\n\x14SAE_SCORER_SYMMETRIC\x10\x02\x32\xdc\x05\n\x11\x43ollectionService\x12\x61\n\x10\x43reateCollection\x12%.sparsight.v1.CreateCollectionRequest\x1a&.sparsight.v1.CreateCollectionResponse\x12X\n\rGetCollection\x12\".sparsight.v1.GetCollectionRequest\x1a#.sparsight.v1.GetCollectionResponse\x12^\n\x0fListCollections\x12$.sparsight.v1.ListCollectionsRequest\x1a%.sparsight.v1.ListCollectionsResponse\x12\x61\n\x10\x44\x65leteCollection\x12%.sparsight.v1.DeleteCollectionRequest\x1a&.sparsight.v1.DeleteCollectionResponse\x12^\n\x0f\x46lushCollection\x12$.sparsight.v1.FlushCollectionRequest\x1a%.sparsight.v1.FlushCollectionResponse\x12\x61\n\x10VerifyCollection\x12%.sparsight.v1.VerifyCollectionRequest\x1a&.sparsight.v1.VerifyCollectionResponse\x12\x83\x01\n\x11\x43ompactCollection\x12&.sparsight.v1.CompactCollectionRequest\x1a\x1d.google.longrunning.Operation\"\'\xca\x41$\n\x0fOperationResult\x12\x11OperationMetadatab\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1esparsight/v1/collections.proto\x12\x0csparsight.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a#google/longrunning/operations.proto\"\x90\x05\n\nCollection\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12#\n\x06\x66ields\x18\x02 \x03(\x0b\x32\x13.sparsight.v1.Field\x12+\n\x08passages\x18\x03 \x01(\x0b\x32\x19.sparsight.v1.PassageSpec\x12\x1c\n\x0e\x64ocument_count\x18\x04 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x1b\n\rpassage_count\x18\x05 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x1b\n\rsegment_count\x18\x06 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12!\n\x13tail_document_count\x18\x07 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x18\n\ngeneration\x18\x08 \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x1b\n\rbytes_on_disk\x18\t \x01(\x03\x42\x04\xe2\x41\x01\x03\x12\x46\n\x0c\x66ingerprints\x18\n \x03(\x0b\x32*.sparsight.v1.Collection.FingerprintsEntryB\x04\xe2\x41\x01\x03\x12O\n\x11saturated_weights\x18\x0b \x03(\x0b\x32..sparsight.v1.Collection.SaturatedWeightsEntryB\x04\xe2\x41\x01\x03\x12\x15\n\x07\x63reated\x18\x0c \x01(\tB\x04\xe2\x41\x01\x03\x1a\x33\n\x11\x46ingerprintsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x37\n\x15SaturatedWeightsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01:L\xea\x41I\n\x14sparsight/Collection\x12\x18\x63ollections/{collection}*\x0b\x63ollections2\ncollection\"\xcb\x01\n\x05\x46ield\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12+\n\x06sparse\x18\x02 \x01(\x0b\x32\x19.sparsight.v1.SparseFieldH\x00\x12\'\n\x04\x62m25\x18\x03 \x01(\x0b\x32\x17.sparsight.v1.Bm25FieldH\x00\x12)\n\x05\x64\x65nse\x18\x04 \x01(\x0b\x32\x18.sparsight.v1.DenseFieldH\x00\x12%\n\x03sae\x18\x05 \x01(\x0b\x32\x16.sparsight.v1.SaeFieldH\x00\x42\x06\n\x04kind\"q\n\x0bSparseField\x12\x0f\n\x07\x65ncoder\x18\x01 \x01(\t\x12\x11\n\tdimension\x18\x02 \x01(\x03\x12\x12\n\nmax_impact\x18\x03 \x01(\x01\x12\x11\n\tmax_terms\x18\x04 \x01(\x03\x12\x17\n\x0fmax_query_terms\x18\x05 \x01(\x03\"g\n\tBm25Field\x12\x0f\n\x02k1\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x0e\n\x01\x62\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12,\n\x08language\x18\x03 \x01(\x0e\x32\x1a.sparsight.v1.Bm25LanguageB\x05\n\x03_k1B\x04\n\x02_b\"]\n\nDenseField\x12\x0f\n\x07\x65ncoder\x18\x01 \x01(\t\x12\x11\n\tdimension\x18\x02 \x01(\x03\x12+\n\x05index\x18\x03 \x01(\x0e\x32\x1c.sparsight.v1.DenseIndexKind\"\xcb\x01\n\x08SaeField\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\'\n\x06scorer\x18\x03 \x01(\x0e\x32\x17.sparsight.v1.SaeScorer\x12\x1c\n\x0fmax_query_terms\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12-\n\tweighting\x18\x05 \x01(\x0e\x32\x1a.sparsight.v1.SaeWeighting\x12\x0f\n\x02k1\x18\x06 \x01(\x01H\x01\x88\x01\x01\x42\x12\n\x10_max_query_termsB\x05\n\x03_k1\"\x91\x01\n\x0bPassageSpec\x12\x17\n\nmax_tokens\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x1b\n\x0eoverlap_tokens\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12\x19\n\x0cmax_passages\x18\x03 \x01(\x03H\x02\x88\x01\x01\x42\r\n\x0b_max_tokensB\x11\n\x0f_overlap_tokensB\x0f\n\r_max_passages\"v\n\x17\x43reateCollectionRequest\x12\x1b\n\rcollection_id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12,\n\ncollection\x18\x02 \x01(\x0b\x32\x18.sparsight.v1.Collection\x12\x10\n\x08\x65xist_ok\x18\x03 \x01(\x08\"H\n\x18\x43reateCollectionResponse\x12,\n\ncollection\x18\x01 \x01(\x0b\x32\x18.sparsight.v1.Collection\"C\n\x14GetCollectionRequest\x12+\n\x04name\x18\x01 \x01(\tB\x1d\xe2\x41\x01\x02\xfa\x41\x16\n\x14sparsight/Collection\"E\n\x15GetCollectionResponse\x12,\n\ncollection\x18\x01 \x01(\x0b\x32\x18.sparsight.v1.Collection\"?\n\x16ListCollectionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"a\n\x17ListCollectionsResponse\x12-\n\x0b\x63ollections\x18\x01 \x03(\x0b\x32\x18.sparsight.v1.Collection\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"F\n\x17\x44\x65leteCollectionRequest\x12+\n\x04name\x18\x01 \x01(\tB\x1d\xe2\x41\x01\x02\xfa\x41\x16\n\x14sparsight/Collection\"\x1a\n\x18\x44\x65leteCollectionResponse\"E\n\x16\x46lushCollectionRequest\x12+\n\x04name\x18\x01 \x01(\tB\x1d\xe2\x41\x01\x02\xfa\x41\x16\n\x14sparsight/Collection\"\x19\n\x17\x46lushCollectionResponse\"F\n\x17VerifyCollectionRequest\x12+\n\x04name\x18\x01 \x01(\tB\x1d\xe2\x41\x01\x02\xfa\x41\x16\n\x14sparsight/Collection\"m\n\x18VerifyCollectionResponse\x12\x16\n\x0e\x64ocument_count\x18\x01 \x01(\x03\x12\x15\n\rsegment_count\x18\x02 \x01(\x03\x12\x12\n\nbyte_count\x18\x03 \x01(\x03\x12\x0e\n\x06\x66\x61ults\x18\x04 \x03(\t\"G\n\x18\x43ompactCollectionRequest\x12+\n\x04name\x18\x01 \x01(\tB\x1d\xe2\x41\x01\x02\xfa\x41\x16\n\x14sparsight/Collection*`\n\x0c\x42m25Language\x12\x1d\n\x19\x42M25_LANGUAGE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x42M25_LANGUAGE_ENGLISH\x10\x01\x12\x16\n\x12\x42M25_LANGUAGE_NONE\x10\x02*h\n\x0e\x44\x65nseIndexKind\x12 \n\x1c\x44\x45NSE_INDEX_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15\x44\x45NSE_INDEX_KIND_FLAT\x10\x01\x12\x19\n\x15\x44\x45NSE_INDEX_KIND_HNSW\x10\x02*X\n\tSaeScorer\x12\x1a\n\x16SAE_SCORER_UNSPECIFIED\x10\x00\x12\x15\n\x11SAE_SCORER_DECODE\x10\x01\x12\x18\n\x14SAE_SCORER_SYMMETRIC\x10\x02*t\n\x0cSaeWeighting\x12\x1d\n\x19SAE_WEIGHTING_UNSPECIFIED\x10\x00\x12\x16\n\x12SAE_WEIGHTING_NONE\x10\x01\x12\x15\n\x11SAE_WEIGHTING_IDF\x10\x02\x12\x16\n\x12SAE_WEIGHTING_BM25\x10\x03\x32\xdc\x05\n\x11\x43ollectionService\x12\x61\n\x10\x43reateCollection\x12%.sparsight.v1.CreateCollectionRequest\x1a&.sparsight.v1.CreateCollectionResponse\x12X\n\rGetCollection\x12\".sparsight.v1.GetCollectionRequest\x1a#.sparsight.v1.GetCollectionResponse\x12^\n\x0fListCollections\x12$.sparsight.v1.ListCollectionsRequest\x1a%.sparsight.v1.ListCollectionsResponse\x12\x61\n\x10\x44\x65leteCollection\x12%.sparsight.v1.DeleteCollectionRequest\x1a&.sparsight.v1.DeleteCollectionResponse\x12^\n\x0f\x46lushCollection\x12$.sparsight.v1.FlushCollectionRequest\x1a%.sparsight.v1.FlushCollectionResponse\x12\x61\n\x10VerifyCollection\x12%.sparsight.v1.VerifyCollectionRequest\x1a&.sparsight.v1.VerifyCollectionResponse\x12\x83\x01\n\x11\x43ompactCollection\x12&.sparsight.v1.CompactCollectionRequest\x1a\x1d.google.longrunning.Operation\"\'\xca\x41$\n\x0fOperationResult\x12\x11OperationMetadatab\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -76,12 +76,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COMPACTCOLLECTIONREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\026\n\024sparsight/Collection'
   _globals['_COLLECTIONSERVICE'].methods_by_name['CompactCollection']._loaded_options = None
   _globals['_COLLECTIONSERVICE'].methods_by_name['CompactCollection']._serialized_options = b'\312A$\n\017OperationResult\022\021OperationMetadata'
-  _globals['_BM25LANGUAGE']._serialized_start=2560
-  _globals['_BM25LANGUAGE']._serialized_end=2656
-  _globals['_DENSEINDEXKIND']._serialized_start=2658
-  _globals['_DENSEINDEXKIND']._serialized_end=2762
-  _globals['_SAESCORER']._serialized_start=2764
-  _globals['_SAESCORER']._serialized_end=2852
+  _globals['_BM25LANGUAGE']._serialized_start=2631
+  _globals['_BM25LANGUAGE']._serialized_end=2727
+  _globals['_DENSEINDEXKIND']._serialized_start=2729
+  _globals['_DENSEINDEXKIND']._serialized_end=2833
+  _globals['_SAESCORER']._serialized_start=2835
+  _globals['_SAESCORER']._serialized_end=2923
+  _globals['_SAEWEIGHTING']._serialized_start=2925
+  _globals['_SAEWEIGHTING']._serialized_end=3041
   _globals['_COLLECTION']._serialized_start=146
   _globals['_COLLECTION']._serialized_end=802
   _globals['_COLLECTION_FINGERPRINTSENTRY']._serialized_start=616
@@ -97,35 +99,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DENSEFIELD']._serialized_start=1230
   _globals['_DENSEFIELD']._serialized_end=1323
   _globals['_SAEFIELD']._serialized_start=1326
-  _globals['_SAEFIELD']._serialized_end=1458
-  _globals['_PASSAGESPEC']._serialized_start=1461
-  _globals['_PASSAGESPEC']._serialized_end=1606
-  _globals['_CREATECOLLECTIONREQUEST']._serialized_start=1608
-  _globals['_CREATECOLLECTIONREQUEST']._serialized_end=1726
-  _globals['_CREATECOLLECTIONRESPONSE']._serialized_start=1728
-  _globals['_CREATECOLLECTIONRESPONSE']._serialized_end=1800
-  _globals['_GETCOLLECTIONREQUEST']._serialized_start=1802
-  _globals['_GETCOLLECTIONREQUEST']._serialized_end=1869
-  _globals['_GETCOLLECTIONRESPONSE']._serialized_start=1871
-  _globals['_GETCOLLECTIONRESPONSE']._serialized_end=1940
-  _globals['_LISTCOLLECTIONSREQUEST']._serialized_start=1942
-  _globals['_LISTCOLLECTIONSREQUEST']._serialized_end=2005
-  _globals['_LISTCOLLECTIONSRESPONSE']._serialized_start=2007
-  _globals['_LISTCOLLECTIONSRESPONSE']._serialized_end=2104
-  _globals['_DELETECOLLECTIONREQUEST']._serialized_start=2106
-  _globals['_DELETECOLLECTIONREQUEST']._serialized_end=2176
-  _globals['_DELETECOLLECTIONRESPONSE']._serialized_start=2178
-  _globals['_DELETECOLLECTIONRESPONSE']._serialized_end=2204
-  _globals['_FLUSHCOLLECTIONREQUEST']._serialized_start=2206
-  _globals['_FLUSHCOLLECTIONREQUEST']._serialized_end=2275
-  _globals['_FLUSHCOLLECTIONRESPONSE']._serialized_start=2277
-  _globals['_FLUSHCOLLECTIONRESPONSE']._serialized_end=2302
-  _globals['_VERIFYCOLLECTIONREQUEST']._serialized_start=2304
-  _globals['_VERIFYCOLLECTIONREQUEST']._serialized_end=2374
-  _globals['_VERIFYCOLLECTIONRESPONSE']._serialized_start=2376
-  _globals['_VERIFYCOLLECTIONRESPONSE']._serialized_end=2485
-  _globals['_COMPACTCOLLECTIONREQUEST']._serialized_start=2487
-  _globals['_COMPACTCOLLECTIONREQUEST']._serialized_end=2558
-  _globals['_COLLECTIONSERVICE']._serialized_start=2855
-  _globals['_COLLECTIONSERVICE']._serialized_end=3587
+  _globals['_SAEFIELD']._serialized_end=1529
+  _globals['_PASSAGESPEC']._serialized_start=1532
+  _globals['_PASSAGESPEC']._serialized_end=1677
+  _globals['_CREATECOLLECTIONREQUEST']._serialized_start=1679
+  _globals['_CREATECOLLECTIONREQUEST']._serialized_end=1797
+  _globals['_CREATECOLLECTIONRESPONSE']._serialized_start=1799
+  _globals['_CREATECOLLECTIONRESPONSE']._serialized_end=1871
+  _globals['_GETCOLLECTIONREQUEST']._serialized_start=1873
+  _globals['_GETCOLLECTIONREQUEST']._serialized_end=1940
+  _globals['_GETCOLLECTIONRESPONSE']._serialized_start=1942
+  _globals['_GETCOLLECTIONRESPONSE']._serialized_end=2011
+  _globals['_LISTCOLLECTIONSREQUEST']._serialized_start=2013
+  _globals['_LISTCOLLECTIONSREQUEST']._serialized_end=2076
+  _globals['_LISTCOLLECTIONSRESPONSE']._serialized_start=2078
+  _globals['_LISTCOLLECTIONSRESPONSE']._serialized_end=2175
+  _globals['_DELETECOLLECTIONREQUEST']._serialized_start=2177
+  _globals['_DELETECOLLECTIONREQUEST']._serialized_end=2247
+  _globals['_DELETECOLLECTIONRESPONSE']._serialized_start=2249
+  _globals['_DELETECOLLECTIONRESPONSE']._serialized_end=2275
+  _globals['_FLUSHCOLLECTIONREQUEST']._serialized_start=2277
+  _globals['_FLUSHCOLLECTIONREQUEST']._serialized_end=2346
+  _globals['_FLUSHCOLLECTIONRESPONSE']._serialized_start=2348
+  _globals['_FLUSHCOLLECTIONRESPONSE']._serialized_end=2373
+  _globals['_VERIFYCOLLECTIONREQUEST']._serialized_start=2375
+  _globals['_VERIFYCOLLECTIONREQUEST']._serialized_end=2445
+  _globals['_VERIFYCOLLECTIONRESPONSE']._serialized_start=2447
+  _globals['_VERIFYCOLLECTIONRESPONSE']._serialized_end=2556
+  _globals['_COMPACTCOLLECTIONREQUEST']._serialized_start=2558
+  _globals['_COMPACTCOLLECTIONREQUEST']._serialized_end=2629
+  _globals['_COLLECTIONSERVICE']._serialized_start=3044
+  _globals['_COLLECTIONSERVICE']._serialized_end=3776
 # @@protoc_insertion_point(module_scope)

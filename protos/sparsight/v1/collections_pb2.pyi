@@ -91,6 +91,38 @@ SAE_SCORER_SYMMETRIC: SaeScorer.ValueType  # 2
 """The query's own code."""
 Global___SaeScorer: _TypeAlias = SaeScorer  # noqa: Y015
 
+class _SaeWeighting:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SaeWeightingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SaeWeighting.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SAE_WEIGHTING_UNSPECIFIED: _SaeWeighting.ValueType  # 0
+    """None."""
+    SAE_WEIGHTING_NONE: _SaeWeighting.ValueType  # 1
+    """All alike."""
+    SAE_WEIGHTING_IDF: _SaeWeighting.ValueType  # 2
+    """The query's by max(0, ln((M - n + 0.5) / (n + 0.5))), n / M the share of the SAE's training rows that a latent fires on."""
+    SAE_WEIGHTING_BM25: _SaeWeighting.ValueType  # 3
+    """The query's by that, and the documents' saturated: s (k1 + 1) t / (k1 + t), t = weight / s, s the 90 % quantile of
+    the latent's activations.
+    """
+
+class SaeWeighting(_SaeWeighting, metaclass=_SaeWeightingEnumTypeWrapper):
+    """How the latents of an SAE field are weighted by what is known of them."""
+
+SAE_WEIGHTING_UNSPECIFIED: SaeWeighting.ValueType  # 0
+"""None."""
+SAE_WEIGHTING_NONE: SaeWeighting.ValueType  # 1
+"""All alike."""
+SAE_WEIGHTING_IDF: SaeWeighting.ValueType  # 2
+"""The query's by max(0, ln((M - n + 0.5) / (n + 0.5))), n / M the share of the SAE's training rows that a latent fires on."""
+SAE_WEIGHTING_BM25: SaeWeighting.ValueType  # 3
+"""The query's by that, and the documents' saturated: s (k1 + 1) t / (k1 + t), t = weight / s, s the 90 % quantile of
+the latent's activations.
+"""
+Global___SaeWeighting: _TypeAlias = SaeWeighting  # noqa: Y015
+
 @_typing.final
 class Collection(_message.Message):
     """A collection: its fields, how it splits texts, and its size."""
@@ -372,14 +404,20 @@ class SaeField(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     SCORER_FIELD_NUMBER: _builtins.int
     MAX_QUERY_TERMS_FIELD_NUMBER: _builtins.int
+    WEIGHTING_FIELD_NUMBER: _builtins.int
+    K1_FIELD_NUMBER: _builtins.int
     source: _builtins.str
     """The dense field that is encoded. Empty: "dense"."""
     model: _builtins.str
     """A saved autoencoder. Empty: none until one is trained in the collection."""
     scorer: Global___SaeScorer.ValueType
-    """How a query is weighted. Unspecified: decode."""
+    """How a query is weighted, unless its retriever says otherwise. Unspecified: decode."""
     max_query_terms: _builtins.int
-    """Largest weights kept in a query. Absent: 512. Zero: all."""
+    """Largest weights kept in a query, unless its retriever says otherwise. Absent: 512. Zero: all."""
+    weighting: Global___SaeWeighting.ValueType
+    """How latents are weighted beside that. Unspecified: none."""
+    k1: _builtins.float
+    """Saturation of documents' weights under BM25, 0 to 100. Absent: 1.2. Zero: every weight of a latent is the same."""
     def __init__(
         self,
         *,
@@ -387,13 +425,20 @@ class SaeField(_message.Message):
         model: _builtins.str = ...,
         scorer: Global___SaeScorer.ValueType = ...,
         max_query_terms: _builtins.int | None = ...,
+        weighting: Global___SaeWeighting.ValueType = ...,
+        k1: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_query_terms", b"_max_query_terms", "max_query_terms", b"max_query_terms"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_k1", b"_k1", "_max_query_terms", b"_max_query_terms", "k1", b"k1", "max_query_terms", b"max_query_terms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_query_terms", b"_max_query_terms", "max_query_terms", b"max_query_terms", "model", b"model", "scorer", b"scorer", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_k1", b"_k1", "_max_query_terms", b"_max_query_terms", "k1", b"k1", "max_query_terms", b"max_query_terms", "model", b"model", "scorer", b"scorer", "source", b"source", "weighting", b"weighting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__k1: _TypeAlias = _typing.Literal["k1"]  # noqa: Y015
+    _WhichOneofArgType__k1: _TypeAlias = _typing.Literal["_k1", b"_k1"]  # noqa: Y015
     _WhichOneofReturnType__max_query_terms: _TypeAlias = _typing.Literal["max_query_terms"]  # noqa: Y015
     _WhichOneofArgType__max_query_terms: _TypeAlias = _typing.Literal["_max_query_terms", b"_max_query_terms"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__k1) -> _WhichOneofReturnType__k1 | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_query_terms) -> _WhichOneofReturnType__max_query_terms | None: ...
 
 Global___SaeField: _TypeAlias = SaeField  # noqa: Y015

@@ -25,9 +25,10 @@ _sym_db = _symbol_database.Default()
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
 from google.longrunning import operations_pb2 as google_dot_longrunning_dot_operations__pb2
+from sparsight.v1 import collections_pb2 as sparsight_dot_v1_dot_collections__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bsparsight/v1/features.proto\x12\x0csparsight.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a#google/longrunning/operations.proto\"\xe1\x01\n\x07\x46\x65\x61ture\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\r\n\x05index\x18\x02 \x01(\x03\x12\r\n\x05label\x18\x03 \x01(\t\x12\x0f\n\x07\x64\x65nsity\x18\x04 \x01(\x01\x12\r\n\x05scale\x18\x05 \x01(\x01\x12\x10\n\x08\x65xamples\x18\x06 \x03(\t\x12\r\n\x05\x66ield\x18\x07 \x01(\t:c\xea\x41`\n\x11sparsight/Feature\x12\x38\x63ollections/{collection}/fields/{field}/features/{index}*\x08\x66\x65\x61tures2\x07\x66\x65\x61ture\"w\n\x13ListFeaturesRequest\x12*\n\x06parent\x18\x01 \x01(\tB\x1a\xe2\x41\x01\x02\xfa\x41\x13\x12\x11sparsight/Feature\x12\r\n\x05words\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"X\n\x14ListFeaturesResponse\x12\'\n\x08\x66\x65\x61tures\x18\x01 \x03(\x0b\x32\x15.sparsight.v1.Feature\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"=\n\x11GetFeatureRequest\x12(\n\x04name\x18\x01 \x01(\tB\x1a\xe2\x41\x01\x02\xfa\x41\x13\n\x11sparsight/Feature\"<\n\x12GetFeatureResponse\x12&\n\x07\x66\x65\x61ture\x18\x01 \x01(\x0b\x32\x15.sparsight.v1.Feature\"|\n\x0fTrainSaeRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x11\n\tn_latents\x18\x03 \x01(\x03\x12\x0e\n\x01k\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x0e\n\x06\x65pochs\x18\x05 \x01(\x03\x12\x0c\n\x04seed\x18\x06 \x01(\x03\x42\x04\n\x02_k2\xab\x02\n\x0e\x46\x65\x61tureService\x12U\n\x0cListFeatures\x12!.sparsight.v1.ListFeaturesRequest\x1a\".sparsight.v1.ListFeaturesResponse\x12O\n\nGetFeature\x12\x1f.sparsight.v1.GetFeatureRequest\x1a .sparsight.v1.GetFeatureResponse\x12q\n\x08TrainSae\x12\x1d.sparsight.v1.TrainSaeRequest\x1a\x1d.google.longrunning.Operation\"\'\xca\x41$\n\x0fOperationResult\x12\x11OperationMetadatab\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bsparsight/v1/features.proto\x12\x0csparsight.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a#google/longrunning/operations.proto\x1a\x1esparsight/v1/collections.proto\"\xe1\x01\n\x07\x46\x65\x61ture\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\r\n\x05index\x18\x02 \x01(\x03\x12\r\n\x05label\x18\x03 \x01(\t\x12\x0f\n\x07\x64\x65nsity\x18\x04 \x01(\x01\x12\r\n\x05scale\x18\x05 \x01(\x01\x12\x10\n\x08\x65xamples\x18\x06 \x03(\t\x12\r\n\x05\x66ield\x18\x07 \x01(\t:c\xea\x41`\n\x11sparsight/Feature\x12\x38\x63ollections/{collection}/fields/{field}/features/{index}*\x08\x66\x65\x61tures2\x07\x66\x65\x61ture\"w\n\x13ListFeaturesRequest\x12*\n\x06parent\x18\x01 \x01(\tB\x1a\xe2\x41\x01\x02\xfa\x41\x13\x12\x11sparsight/Feature\x12\r\n\x05words\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"X\n\x14ListFeaturesResponse\x12\'\n\x08\x66\x65\x61tures\x18\x01 \x03(\x0b\x32\x15.sparsight.v1.Feature\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"=\n\x11GetFeatureRequest\x12(\n\x04name\x18\x01 \x01(\tB\x1a\xe2\x41\x01\x02\xfa\x41\x13\n\x11sparsight/Feature\"<\n\x12GetFeatureResponse\x12&\n\x07\x66\x65\x61ture\x18\x01 \x01(\x0b\x32\x15.sparsight.v1.Feature\"\x9e\x02\n\x0fTrainSaeRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x11\n\tn_latents\x18\x03 \x01(\x03\x12\x0e\n\x01k\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x0e\n\x06\x65pochs\x18\x05 \x01(\x03\x12\x0c\n\x04seed\x18\x06 \x01(\x03\x12\'\n\x06scorer\x18\x07 \x01(\x0e\x32\x17.sparsight.v1.SaeScorer\x12\x1c\n\x0fmax_query_terms\x18\x08 \x01(\x03H\x01\x88\x01\x01\x12-\n\tweighting\x18\t \x01(\x0e\x32\x1a.sparsight.v1.SaeWeighting\x12\x0f\n\x02k1\x18\n \x01(\x01H\x02\x88\x01\x01\x42\x04\n\x02_kB\x12\n\x10_max_query_termsB\x05\n\x03_k12\xab\x02\n\x0e\x46\x65\x61tureService\x12U\n\x0cListFeatures\x12!.sparsight.v1.ListFeaturesRequest\x1a\".sparsight.v1.ListFeaturesResponse\x12O\n\nGetFeature\x12\x1f.sparsight.v1.GetFeatureRequest\x1a .sparsight.v1.GetFeatureResponse\x12q\n\x08TrainSae\x12\x1d.sparsight.v1.TrainSaeRequest\x1a\x1d.google.longrunning.Operation\"\'\xca\x41$\n\x0fOperationResult\x12\x11OperationMetadatab\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,18 +47,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TRAINSAEREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
   _globals['_FEATURESERVICE'].methods_by_name['TrainSae']._loaded_options = None
   _globals['_FEATURESERVICE'].methods_by_name['TrainSae']._serialized_options = b'\312A$\n\017OperationResult\022\021OperationMetadata'
-  _globals['_FEATURE']._serialized_start=143
-  _globals['_FEATURE']._serialized_end=368
-  _globals['_LISTFEATURESREQUEST']._serialized_start=370
-  _globals['_LISTFEATURESREQUEST']._serialized_end=489
-  _globals['_LISTFEATURESRESPONSE']._serialized_start=491
-  _globals['_LISTFEATURESRESPONSE']._serialized_end=579
-  _globals['_GETFEATUREREQUEST']._serialized_start=581
-  _globals['_GETFEATUREREQUEST']._serialized_end=642
-  _globals['_GETFEATURERESPONSE']._serialized_start=644
-  _globals['_GETFEATURERESPONSE']._serialized_end=704
-  _globals['_TRAINSAEREQUEST']._serialized_start=706
-  _globals['_TRAINSAEREQUEST']._serialized_end=830
-  _globals['_FEATURESERVICE']._serialized_start=833
-  _globals['_FEATURESERVICE']._serialized_end=1132
+  _globals['_FEATURE']._serialized_start=175
+  _globals['_FEATURE']._serialized_end=400
+  _globals['_LISTFEATURESREQUEST']._serialized_start=402
+  _globals['_LISTFEATURESREQUEST']._serialized_end=521
+  _globals['_LISTFEATURESRESPONSE']._serialized_start=523
+  _globals['_LISTFEATURESRESPONSE']._serialized_end=611
+  _globals['_GETFEATUREREQUEST']._serialized_start=613
+  _globals['_GETFEATUREREQUEST']._serialized_end=674
+  _globals['_GETFEATURERESPONSE']._serialized_start=676
+  _globals['_GETFEATURERESPONSE']._serialized_end=736
+  _globals['_TRAINSAEREQUEST']._serialized_start=739
+  _globals['_TRAINSAEREQUEST']._serialized_end=1025
+  _globals['_FEATURESERVICE']._serialized_start=1028
+  _globals['_FEATURESERVICE']._serialized_end=1327
 # @@protoc_insertion_point(module_scope)

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from sparsight.v1 import collections_pb2 as _collections_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -186,6 +187,10 @@ class TrainSaeRequest(_message.Message):
     K_FIELD_NUMBER: _builtins.int
     EPOCHS_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
+    SCORER_FIELD_NUMBER: _builtins.int
+    MAX_QUERY_TERMS_FIELD_NUMBER: _builtins.int
+    WEIGHTING_FIELD_NUMBER: _builtins.int
+    K1_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The SAE field to fill, `collections/{collection}/fields/{field}`. Empty: refused."""
     source: _builtins.str
@@ -198,6 +203,14 @@ class TrainSaeRequest(_message.Message):
     """Passes over the data, at most 10,000. Zero: chosen from the size of the data."""
     seed: _builtins.int
     """Seed of the random numbers, 0 to 2^31 - 1. Zero is a seed like any other."""
+    scorer: _collections_pb2.SaeScorer.ValueType
+    """How the field weights queries. Unspecified: decode."""
+    max_query_terms: _builtins.int
+    """Largest weights that the field keeps in a query. Absent: 512. Zero: all."""
+    weighting: _collections_pb2.SaeWeighting.ValueType
+    """How the field weights latents. Unspecified: none."""
+    k1: _builtins.float
+    """Saturation of documents' weights under BM25, 0 to 100. Absent: 1.2. Zero: every weight of a latent is the same."""
     def __init__(
         self,
         *,
@@ -207,13 +220,26 @@ class TrainSaeRequest(_message.Message):
         k: _builtins.int | None = ...,
         epochs: _builtins.int = ...,
         seed: _builtins.int = ...,
+        scorer: _collections_pb2.SaeScorer.ValueType = ...,
+        max_query_terms: _builtins.int | None = ...,
+        weighting: _collections_pb2.SaeWeighting.ValueType = ...,
+        k1: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_k", b"_k", "k", b"k"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_k", b"_k", "_k1", b"_k1", "_max_query_terms", b"_max_query_terms", "k", b"k", "k1", b"k1", "max_query_terms", b"max_query_terms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_k", b"_k", "epochs", b"epochs", "k", b"k", "n_latents", b"n_latents", "name", b"name", "seed", b"seed", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_k", b"_k", "_k1", b"_k1", "_max_query_terms", b"_max_query_terms", "epochs", b"epochs", "k", b"k", "k1", b"k1", "max_query_terms", b"max_query_terms", "n_latents", b"n_latents", "name", b"name", "scorer", b"scorer", "seed", b"seed", "source", b"source", "weighting", b"weighting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__k: _TypeAlias = _typing.Literal["k"]  # noqa: Y015
     _WhichOneofArgType__k: _TypeAlias = _typing.Literal["_k", b"_k"]  # noqa: Y015
+    _WhichOneofReturnType__k1: _TypeAlias = _typing.Literal["k1"]  # noqa: Y015
+    _WhichOneofArgType__k1: _TypeAlias = _typing.Literal["_k1", b"_k1"]  # noqa: Y015
+    _WhichOneofReturnType__max_query_terms: _TypeAlias = _typing.Literal["max_query_terms"]  # noqa: Y015
+    _WhichOneofArgType__max_query_terms: _TypeAlias = _typing.Literal["_max_query_terms", b"_max_query_terms"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__k) -> _WhichOneofReturnType__k | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__k1) -> _WhichOneofReturnType__k1 | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_query_terms) -> _WhichOneofReturnType__max_query_terms | None: ...
 
 Global___TrainSaeRequest: _TypeAlias = TrainSaeRequest  # noqa: Y015

@@ -25,11 +25,12 @@ _sym_db = _symbol_database.Default()
 from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.api import resource_pb2 as google_dot_api_dot_resource__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
+from sparsight.v1 import collections_pb2 as sparsight_dot_v1_dot_collections__pb2
 from sparsight.v1 import documents_pb2 as sparsight_dot_v1_dot_documents__pb2
 from sparsight.v1 import vectors_pb2 as sparsight_dot_v1_dot_vectors__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19sparsight/v1/search.proto\x12\x0csparsight.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1csparsight/v1/documents.proto\x1a\x1asparsight/v1/vectors.proto\"\xe4\x02\n\x05Query\x12\x0c\n\x04text\x18\x01 \x01(\t\x12+\n\nretrievers\x18\x02 \x03(\x0b\x32\x17.sparsight.v1.Retriever\x12\x0e\n\x06\x66ilter\x18\x03 \x01(\t\x12!\n\x05\x65\x64its\x18\x04 \x03(\x0b\x32\x12.sparsight.v1.Edit\x12$\n\x06\x66usion\x18\x05 \x01(\x0b\x32\x14.sparsight.v1.Fusion\x12\x0e\n\x01k\x18\x06 \x01(\x03H\x00\x88\x01\x01\x12\x16\n\tmin_score\x18\x07 \x01(\x01H\x01\x88\x01\x01\x12\x0f\n\x07\x65xplain\x18\x08 \x01(\x08\x12+\n\x07include\x18\t \x01(\x0b\x32\x1a.sparsight.v1.DocumentMask\x12$\n\x06\x65\x66\x66ort\x18\n \x01(\x0b\x32\x14.sparsight.v1.Effort\x12\'\n\x08overlaps\x18\x0b \x03(\x0b\x32\x15.sparsight.v1.OverlapB\x04\n\x02_kB\x0c\n\n_min_score\"L\n\x06\x45\x66\x66ort\x12\x13\n\x06recall\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\x12\x11\n\tdocuments\x18\x03 \x01(\x03\x42\t\n\x07_recall\"f\n\x07Overlap\x12\x16\n\x08\x66\x65\x61tures\x18\x01 \x03(\x03\x42\x04\xe2\x41\x01\x02\x12\x15\n\x08\x61t_least\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x10\n\x08strength\x18\x03 \x01(\x01\x12\r\n\x05\x66ield\x18\x04 \x01(\tB\x0b\n\t_at_least\"\xa4\x01\n\tRetriever\x12\x13\n\x05\x66ield\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0c\n\x04text\x18\x02 \x01(\t\x12*\n\x06sparse\x18\x03 \x01(\x0b\x32\x1a.sparsight.v1.SparseVector\x12(\n\x05\x64\x65nse\x18\x04 \x01(\x0b\x32\x19.sparsight.v1.DenseVector\x12\x13\n\x06weight\x18\x05 \x01(\x01H\x00\x88\x01\x01\x42\t\n\x07_weight\"\x80\x01\n\x06\x46usion\x12*\n\x06method\x18\x01 \x01(\x0e\x32\x1a.sparsight.v1.FusionMethod\x12\x1a\n\rrank_constant\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x12\n\x05\x64\x65pth\x18\x03 \x01(\x03H\x01\x88\x01\x01\x42\x10\n\x0e_rank_constantB\x08\n\x06_depth\"l\n\x04\x45\x64it\x12\x0f\n\x07\x66\x65\x61ture\x18\x01 \x01(\x03\x12 \n\x02op\x18\x02 \x01(\x0e\x32\x14.sparsight.v1.EditOp\x12\x15\n\x08strength\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05\x66ield\x18\x04 \x01(\tB\x0b\n\t_strength\"\xb7\x01\n\x0cSearchResult\x12\x1f\n\x04hits\x18\x01 \x03(\x0b\x32\x11.sparsight.v1.Hit\x12\x12\n\ngeneration\x18\x02 \x01(\x03\x12\r\n\x05\x65xact\x18\x03 \x01(\x08\x12&\n\x07timings\x18\x04 \x01(\x0b\x32\x15.sparsight.v1.Timings\x12\x10\n\x08warnings\x18\x05 \x03(\t\x12)\n\x04work\x18\x06 \x03(\x0b\x32\x1b.sparsight.v1.RetrieverWork\"\x8b\x01\n\rRetrieverWork\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12&\n\x04mode\x18\x02 \x01(\x0e\x32\x18.sparsight.v1.SearchMode\x12\r\n\x05terms\x18\x03 \x01(\x03\x12\x10\n\x08postings\x18\x04 \x01(\x03\x12\x10\n\x08passages\x18\x05 \x01(\x03\x12\x10\n\x08rescored\x18\x06 \x01(\x03\"\xd5\x02\n\x03Hit\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x01\x12\x0c\n\x04rank\x18\x03 \x01(\x03\x12\x0f\n\x07passage\x18\x04 \x01(\x03\x12\r\n\x05title\x18\x05 \x01(\t\x12\x0c\n\x04text\x18\x06 \x01(\t\x12\x14\n\x0cpassage_text\x18\x07 \x01(\t\x12)\n\x08metadata\x18\x08 \x01(\x0b\x32\x17.google.protobuf.Struct\x12/\n\x07vectors\x18\t \x03(\x0b\x32\x1e.sparsight.v1.Hit.VectorsEntry\x12.\n\x0b\x65xplanation\x18\n \x01(\x0b\x32\x19.sparsight.v1.Explanation\x12\x0f\n\x07version\x18\x0b \x01(\x03\x1a\x44\n\x0cVectorsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12#\n\x05value\x18\x02 \x01(\x0b\x32\x14.sparsight.v1.Vector:\x02\x38\x01\"i\n\x0b\x45xplanation\x12\x30\n\nretrievers\x18\x01 \x03(\x0b\x32\x1c.sparsight.v1.RetrieverScore\x12(\n\x08movement\x18\x02 \x01(\x0b\x32\x16.sparsight.v1.Movement\"\x9d\x01\n\x0eRetrieverScore\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x01\x12\x0c\n\x04rank\x18\x03 \x01(\x03\x12\r\n\x05share\x18\x04 \x01(\x01\x12\x0f\n\x07passage\x18\x05 \x01(\x03\x12\x31\n\rcontributions\x18\x06 \x03(\x0b\x32\x1a.sparsight.v1.Contribution\x12\x0c\n\x04rest\x18\x07 \x01(\x01\"j\n\x0c\x43ontribution\x12\r\n\x05index\x18\x01 \x01(\x03\x12\r\n\x05label\x18\x02 \x01(\t\x12\x14\n\x0cquery_weight\x18\x03 \x01(\x01\x12\x17\n\x0f\x64ocument_weight\x18\x04 \x01(\x01\x12\r\n\x05score\x18\x05 \x01(\x01\"\x8e\x01\n\x08Movement\x12\x13\n\x0brank_before\x18\x01 \x01(\x03\x12\x12\n\nrank_after\x18\x02 \x01(\x03\x12\x14\n\x0cscore_before\x18\x03 \x01(\x01\x12\x13\n\x0bscore_after\x18\x04 \x01(\x01\x12.\n\nby_feature\x18\x05 \x03(\x0b\x32\x1a.sparsight.v1.Contribution\"T\n\x07Timings\x12\x11\n\tencode_ms\x18\x01 \x01(\x01\x12\x11\n\tsearch_ms\x18\x02 \x01(\x01\x12\x10\n\x08\x66\x65tch_ms\x18\x03 \x01(\x01\x12\x11\n\tserver_ms\x18\x04 \x01(\x01\"h\n\rSearchRequest\x12-\n\x06parent\x18\x01 \x01(\tB\x1d\xe2\x41\x01\x02\xfa\x41\x16\n\x14sparsight/Collection\x12(\n\x05query\x18\x02 \x01(\x0b\x32\x13.sparsight.v1.QueryB\x04\xe2\x41\x01\x02\"<\n\x0eSearchResponse\x12*\n\x06result\x18\x01 \x01(\x0b\x32\x1a.sparsight.v1.SearchResult\"i\n\x12\x42\x61tchSearchRequest\x12-\n\x06parent\x18\x01 \x01(\tB\x1d\xe2\x41\x01\x02\xfa\x41\x16\n\x14sparsight/Collection\x12$\n\x07queries\x18\x02 \x03(\x0b\x32\x13.sparsight.v1.Query\"B\n\x13\x42\x61tchSearchResponse\x12+\n\x07results\x18\x01 \x03(\x0b\x32\x1a.sparsight.v1.SearchResult*^\n\x0c\x46usionMethod\x12\x1d\n\x19\x46USION_METHOD_UNSPECIFIED\x10\x00\x12\x18\n\x14\x46USION_METHOD_CONVEX\x10\x01\x12\x15\n\x11\x46USION_METHOD_RRF\x10\x02*\x85\x01\n\x06\x45\x64itOp\x12\x17\n\x13\x45\x44IT_OP_UNSPECIFIED\x10\x00\x12\x11\n\rEDIT_OP_BOOST\x10\x01\x12\x14\n\x10\x45\x44IT_OP_SUPPRESS\x10\x02\x12\x0f\n\x0b\x45\x44IT_OP_SET\x10\x03\x12\x13\n\x0f\x45\x44IT_OP_REQUIRE\x10\x04\x12\x13\n\x0f\x45\x44IT_OP_EXCLUDE\x10\x05*r\n\nSearchMode\x12\x1b\n\x17SEARCH_MODE_UNSPECIFIED\x10\x00\x12\x15\n\x11SEARCH_MODE_EXACT\x10\x01\x12\x1b\n\x17SEARCH_MODE_APPROXIMATE\x10\x02\x12\x13\n\x0fSEARCH_MODE_CUT\x10\x03\x32\xa8\x01\n\rSearchService\x12\x43\n\x06Search\x12\x1b.sparsight.v1.SearchRequest\x1a\x1c.sparsight.v1.SearchResponse\x12R\n\x0b\x42\x61tchSearch\x12 .sparsight.v1.BatchSearchRequest\x1a!.sparsight.v1.BatchSearchResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19sparsight/v1/search.proto\x12\x0csparsight.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1esparsight/v1/collections.proto\x1a\x1csparsight/v1/documents.proto\x1a\x1asparsight/v1/vectors.proto\"\xe4\x02\n\x05Query\x12\x0c\n\x04text\x18\x01 \x01(\t\x12+\n\nretrievers\x18\x02 \x03(\x0b\x32\x17.sparsight.v1.Retriever\x12\x0e\n\x06\x66ilter\x18\x03 \x01(\t\x12!\n\x05\x65\x64its\x18\x04 \x03(\x0b\x32\x12.sparsight.v1.Edit\x12$\n\x06\x66usion\x18\x05 \x01(\x0b\x32\x14.sparsight.v1.Fusion\x12\x0e\n\x01k\x18\x06 \x01(\x03H\x00\x88\x01\x01\x12\x16\n\tmin_score\x18\x07 \x01(\x01H\x01\x88\x01\x01\x12\x0f\n\x07\x65xplain\x18\x08 \x01(\x08\x12+\n\x07include\x18\t \x01(\x0b\x32\x1a.sparsight.v1.DocumentMask\x12$\n\x06\x65\x66\x66ort\x18\n \x01(\x0b\x32\x14.sparsight.v1.Effort\x12\'\n\x08overlaps\x18\x0b \x03(\x0b\x32\x15.sparsight.v1.OverlapB\x04\n\x02_kB\x0c\n\n_min_score\"L\n\x06\x45\x66\x66ort\x12\x13\n\x06recall\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\x12\x11\n\tdocuments\x18\x03 \x01(\x03\x42\t\n\x07_recall\"f\n\x07Overlap\x12\x16\n\x08\x66\x65\x61tures\x18\x01 \x03(\x03\x42\x04\xe2\x41\x01\x02\x12\x15\n\x08\x61t_least\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x10\n\x08strength\x18\x03 \x01(\x01\x12\r\n\x05\x66ield\x18\x04 \x01(\tB\x0b\n\t_at_least\"\x8f\x02\n\tRetriever\x12\x13\n\x05\x66ield\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0c\n\x04text\x18\x02 \x01(\t\x12*\n\x06sparse\x18\x03 \x01(\x0b\x32\x1a.sparsight.v1.SparseVector\x12(\n\x05\x64\x65nse\x18\x04 \x01(\x0b\x32\x19.sparsight.v1.DenseVector\x12\x13\n\x06weight\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\'\n\x06scorer\x18\x06 \x01(\x0e\x32\x17.sparsight.v1.SaeScorer\x12\x1c\n\x0fmax_query_terms\x18\x07 \x01(\x03H\x01\x88\x01\x01\x12\x0e\n\x06rerank\x18\x08 \x01(\x03\x42\t\n\x07_weightB\x12\n\x10_max_query_terms\"\x80\x01\n\x06\x46usion\x12*\n\x06method\x18\x01 \x01(\x0e\x32\x1a.sparsight.v1.FusionMethod\x12\x1a\n\rrank_constant\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x12\n\x05\x64\x65pth\x18\x03 \x01(\x03H\x01\x88\x01\x01\x42\x10\n\x0e_rank_constantB\x08\n\x06_depth\"l\n\x04\x45\x64it\x12\x0f\n\x07\x66\x65\x61ture\x18\x01 \x01(\x03\x12 \n\x02op\x18\x02 \x01(\x0e\x32\x14.sparsight.v1.EditOp\x12\x15\n\x08strength\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05\x66ield\x18\x04 \x01(\tB\x0b\n\t_strength\"\xb7\x01\n\x0cSearchResult\x12\x1f\n\x04hits\x18\x01 \x03(\x0b\x32\x11.sparsight.v1.Hit\x12\x12\n\ngeneration\x18\x02 \x01(\x03\x12\r\n\x05\x65xact\x18\x03 \x01(\x08\x12&\n\x07timings\x18\x04 \x01(\x0b\x32\x15.sparsight.v1.Timings\x12\x10\n\x08warnings\x18\x05 \x03(\t\x12)\n\x04work\x18\x06 \x03(\x0b\x32\x1b.sparsight.v1.RetrieverWork\"\x9d\x01\n\rRetrieverWork\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12&\n\x04mode\x18\x02 \x01(\x0e\x32\x18.sparsight.v1.SearchMode\x12\r\n\x05terms\x18\x03 \x01(\x03\x12\x10\n\x08postings\x18\x04 \x01(\x03\x12\x10\n\x08passages\x18\x05 \x01(\x03\x12\x10\n\x08rescored\x18\x06 \x01(\x03\x12\x10\n\x08reranked\x18\x07 \x01(\x03\"\xd5\x02\n\x03Hit\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x01\x12\x0c\n\x04rank\x18\x03 \x01(\x03\x12\x0f\n\x07passage\x18\x04 \x01(\x03\x12\r\n\x05title\x18\x05 \x01(\t\x12\x0c\n\x04text\x18\x06 \x01(\t\x12\x14\n\x0cpassage_text\x18\x07 \x01(\t\x12)\n\x08metadata\x18\x08 \x01(\x0b\x32\x17.google.protobuf.Struct\x12/\n\x07vectors\x18\t \x03(\x0b\x32\x1e.sparsight.v1.Hit.VectorsEntry\x12.\n\x0b\x65xplanation\x18\n \x01(\x0b\x32\x19.sparsight.v1.Explanation\x12\x0f\n\x07version\x18\x0b \x01(\x03\x1a\x44\n\x0cVectorsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12#\n\x05value\x18\x02 \x01(\x0b\x32\x14.sparsight.v1.Vector:\x02\x38\x01\"i\n\x0b\x45xplanation\x12\x30\n\nretrievers\x18\x01 \x03(\x0b\x32\x1c.sparsight.v1.RetrieverScore\x12(\n\x08movement\x18\x02 \x01(\x0b\x32\x16.sparsight.v1.Movement\"\xac\x01\n\x0eRetrieverScore\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x01\x12\x0c\n\x04rank\x18\x03 \x01(\x03\x12\r\n\x05share\x18\x04 \x01(\x01\x12\x0f\n\x07passage\x18\x05 \x01(\x03\x12\x31\n\rcontributions\x18\x06 \x03(\x0b\x32\x1a.sparsight.v1.Contribution\x12\x0c\n\x04rest\x18\x07 \x01(\x01\x12\r\n\x05\x64\x65nse\x18\x08 \x01(\x01\"j\n\x0c\x43ontribution\x12\r\n\x05index\x18\x01 \x01(\x03\x12\r\n\x05label\x18\x02 \x01(\t\x12\x14\n\x0cquery_weight\x18\x03 \x01(\x01\x12\x17\n\x0f\x64ocument_weight\x18\x04 \x01(\x01\x12\r\n\x05score\x18\x05 \x01(\x01\"\x8e\x01\n\x08Movement\x12\x13\n\x0brank_before\x18\x01 \x01(\x03\x12\x12\n\nrank_after\x18\x02 \x01(\x03\x12\x14\n\x0cscore_before\x18\x03 \x01(\x01\x12\x13\n\x0bscore_after\x18\x04 \x01(\x01\x12.\n\nby_feature\x18\x05 \x03(\x0b\x32\x1a.sparsight.v1.Contribution\"T\n\x07Timings\x12\x11\n\tencode_ms\x18\x01 \x01(\x01\x12\x11\n\tsearch_ms\x18\x02 \x01(\x01\x12\x10\n\x08\x66\x65tch_ms\x18\x03 \x01(\x01\x12\x11\n\tserver_ms\x18\x04 \x01(\x01\"h\n\rSearchRequest\x12-\n\x06parent\x18\x01 \x01(\tB\x1d\xe2\x41\x01\x02\xfa\x41\x16\n\x14sparsight/Collection\x12(\n\x05query\x18\x02 \x01(\x0b\x32\x13.sparsight.v1.QueryB\x04\xe2\x41\x01\x02\"<\n\x0eSearchResponse\x12*\n\x06result\x18\x01 \x01(\x0b\x32\x1a.sparsight.v1.SearchResult\"i\n\x12\x42\x61tchSearchRequest\x12-\n\x06parent\x18\x01 \x01(\tB\x1d\xe2\x41\x01\x02\xfa\x41\x16\n\x14sparsight/Collection\x12$\n\x07queries\x18\x02 \x03(\x0b\x32\x13.sparsight.v1.Query\"B\n\x13\x42\x61tchSearchResponse\x12+\n\x07results\x18\x01 \x03(\x0b\x32\x1a.sparsight.v1.SearchResult*^\n\x0c\x46usionMethod\x12\x1d\n\x19\x46USION_METHOD_UNSPECIFIED\x10\x00\x12\x18\n\x14\x46USION_METHOD_CONVEX\x10\x01\x12\x15\n\x11\x46USION_METHOD_RRF\x10\x02*\x85\x01\n\x06\x45\x64itOp\x12\x17\n\x13\x45\x44IT_OP_UNSPECIFIED\x10\x00\x12\x11\n\rEDIT_OP_BOOST\x10\x01\x12\x14\n\x10\x45\x44IT_OP_SUPPRESS\x10\x02\x12\x0f\n\x0b\x45\x44IT_OP_SET\x10\x03\x12\x13\n\x0f\x45\x44IT_OP_REQUIRE\x10\x04\x12\x13\n\x0f\x45\x44IT_OP_EXCLUDE\x10\x05*r\n\nSearchMode\x12\x1b\n\x17SEARCH_MODE_UNSPECIFIED\x10\x00\x12\x15\n\x11SEARCH_MODE_EXACT\x10\x01\x12\x1b\n\x17SEARCH_MODE_APPROXIMATE\x10\x02\x12\x13\n\x0fSEARCH_MODE_CUT\x10\x03\x32\xa8\x01\n\rSearchService\x12\x43\n\x06Search\x12\x1b.sparsight.v1.SearchRequest\x1a\x1c.sparsight.v1.SearchResponse\x12R\n\x0b\x42\x61tchSearch\x12 .sparsight.v1.BatchSearchRequest\x1a!.sparsight.v1.BatchSearchResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,50 +49,50 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SEARCHREQUEST'].fields_by_name['query']._serialized_options = b'\342A\001\002'
   _globals['_BATCHSEARCHREQUEST'].fields_by_name['parent']._loaded_options = None
   _globals['_BATCHSEARCHREQUEST'].fields_by_name['parent']._serialized_options = b'\342A\001\002\372A\026\n\024sparsight/Collection'
-  _globals['_FUSIONMETHOD']._serialized_start=2761
-  _globals['_FUSIONMETHOD']._serialized_end=2855
-  _globals['_EDITOP']._serialized_start=2858
-  _globals['_EDITOP']._serialized_end=2991
-  _globals['_SEARCHMODE']._serialized_start=2993
-  _globals['_SEARCHMODE']._serialized_end=3107
-  _globals['_QUERY']._serialized_start=192
-  _globals['_QUERY']._serialized_end=548
-  _globals['_EFFORT']._serialized_start=550
-  _globals['_EFFORT']._serialized_end=626
-  _globals['_OVERLAP']._serialized_start=628
-  _globals['_OVERLAP']._serialized_end=730
-  _globals['_RETRIEVER']._serialized_start=733
-  _globals['_RETRIEVER']._serialized_end=897
-  _globals['_FUSION']._serialized_start=900
-  _globals['_FUSION']._serialized_end=1028
-  _globals['_EDIT']._serialized_start=1030
-  _globals['_EDIT']._serialized_end=1138
-  _globals['_SEARCHRESULT']._serialized_start=1141
-  _globals['_SEARCHRESULT']._serialized_end=1324
-  _globals['_RETRIEVERWORK']._serialized_start=1327
-  _globals['_RETRIEVERWORK']._serialized_end=1466
-  _globals['_HIT']._serialized_start=1469
-  _globals['_HIT']._serialized_end=1810
-  _globals['_HIT_VECTORSENTRY']._serialized_start=1742
-  _globals['_HIT_VECTORSENTRY']._serialized_end=1810
-  _globals['_EXPLANATION']._serialized_start=1812
-  _globals['_EXPLANATION']._serialized_end=1917
-  _globals['_RETRIEVERSCORE']._serialized_start=1920
-  _globals['_RETRIEVERSCORE']._serialized_end=2077
-  _globals['_CONTRIBUTION']._serialized_start=2079
-  _globals['_CONTRIBUTION']._serialized_end=2185
-  _globals['_MOVEMENT']._serialized_start=2188
-  _globals['_MOVEMENT']._serialized_end=2330
-  _globals['_TIMINGS']._serialized_start=2332
-  _globals['_TIMINGS']._serialized_end=2416
-  _globals['_SEARCHREQUEST']._serialized_start=2418
-  _globals['_SEARCHREQUEST']._serialized_end=2522
-  _globals['_SEARCHRESPONSE']._serialized_start=2524
-  _globals['_SEARCHRESPONSE']._serialized_end=2584
-  _globals['_BATCHSEARCHREQUEST']._serialized_start=2586
-  _globals['_BATCHSEARCHREQUEST']._serialized_end=2691
-  _globals['_BATCHSEARCHRESPONSE']._serialized_start=2693
-  _globals['_BATCHSEARCHRESPONSE']._serialized_end=2759
-  _globals['_SEARCHSERVICE']._serialized_start=3110
-  _globals['_SEARCHSERVICE']._serialized_end=3278
+  _globals['_FUSIONMETHOD']._serialized_start=2933
+  _globals['_FUSIONMETHOD']._serialized_end=3027
+  _globals['_EDITOP']._serialized_start=3030
+  _globals['_EDITOP']._serialized_end=3163
+  _globals['_SEARCHMODE']._serialized_start=3165
+  _globals['_SEARCHMODE']._serialized_end=3279
+  _globals['_QUERY']._serialized_start=224
+  _globals['_QUERY']._serialized_end=580
+  _globals['_EFFORT']._serialized_start=582
+  _globals['_EFFORT']._serialized_end=658
+  _globals['_OVERLAP']._serialized_start=660
+  _globals['_OVERLAP']._serialized_end=762
+  _globals['_RETRIEVER']._serialized_start=765
+  _globals['_RETRIEVER']._serialized_end=1036
+  _globals['_FUSION']._serialized_start=1039
+  _globals['_FUSION']._serialized_end=1167
+  _globals['_EDIT']._serialized_start=1169
+  _globals['_EDIT']._serialized_end=1277
+  _globals['_SEARCHRESULT']._serialized_start=1280
+  _globals['_SEARCHRESULT']._serialized_end=1463
+  _globals['_RETRIEVERWORK']._serialized_start=1466
+  _globals['_RETRIEVERWORK']._serialized_end=1623
+  _globals['_HIT']._serialized_start=1626
+  _globals['_HIT']._serialized_end=1967
+  _globals['_HIT_VECTORSENTRY']._serialized_start=1899
+  _globals['_HIT_VECTORSENTRY']._serialized_end=1967
+  _globals['_EXPLANATION']._serialized_start=1969
+  _globals['_EXPLANATION']._serialized_end=2074
+  _globals['_RETRIEVERSCORE']._serialized_start=2077
+  _globals['_RETRIEVERSCORE']._serialized_end=2249
+  _globals['_CONTRIBUTION']._serialized_start=2251
+  _globals['_CONTRIBUTION']._serialized_end=2357
+  _globals['_MOVEMENT']._serialized_start=2360
+  _globals['_MOVEMENT']._serialized_end=2502
+  _globals['_TIMINGS']._serialized_start=2504
+  _globals['_TIMINGS']._serialized_end=2588
+  _globals['_SEARCHREQUEST']._serialized_start=2590
+  _globals['_SEARCHREQUEST']._serialized_end=2694
+  _globals['_SEARCHRESPONSE']._serialized_start=2696
+  _globals['_SEARCHRESPONSE']._serialized_end=2756
+  _globals['_BATCHSEARCHREQUEST']._serialized_start=2758
+  _globals['_BATCHSEARCHREQUEST']._serialized_end=2863
+  _globals['_BATCHSEARCHRESPONSE']._serialized_start=2865
+  _globals['_BATCHSEARCHRESPONSE']._serialized_end=2931
+  _globals['_SEARCHSERVICE']._serialized_start=3282
+  _globals['_SEARCHSERVICE']._serialized_end=3450
 # @@protoc_insertion_point(module_scope)

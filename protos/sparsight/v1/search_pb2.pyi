@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from sparsight.v1 import collections_pb2 as _collections_pb2
 from sparsight.v1 import documents_pb2 as _documents_pb2
 from sparsight.v1 import vectors_pb2 as _vectors_pb2
 import builtins as _builtins
@@ -280,12 +281,25 @@ class Retriever(_message.Message):
     SPARSE_FIELD_NUMBER: _builtins.int
     DENSE_FIELD_NUMBER: _builtins.int
     WEIGHT_FIELD_NUMBER: _builtins.int
+    SCORER_FIELD_NUMBER: _builtins.int
+    MAX_QUERY_TERMS_FIELD_NUMBER: _builtins.int
+    RERANK_FIELD_NUMBER: _builtins.int
     field: _builtins.str
     """Name of the field. Empty: refused."""
     text: _builtins.str
     """Text of its own. Empty: the query's text, unless there is a vector."""
     weight: _builtins.float
     """Share in the fusion, >= 0 and finite. Absent: 1. Zero: it finds candidates but adds nothing to their score."""
+    scorer: _collections_pb2.SaeScorer.ValueType
+    """How an SAE field weights a text or a dense vector. Unspecified: the field's own scorer."""
+    max_query_terms: _builtins.int
+    """Largest weights that an SAE field keeps of a text's or a dense vector's, at most 16,384. Absent: the field's own
+    number. Zero: all.
+    """
+    rerank: _builtins.int
+    """Documents to find by their codes in an SAE field (at least the candidates that are wanted anyway, at most 10,000)
+    and to score by the dense product of the field's source instead. Zero: none.
+    """
     @_builtins.property
     def sparse(self) -> _vectors_pb2.SparseVector:
         """Ready vector for a sparse or sae field; values may be negative. Absent: none."""
@@ -302,13 +316,21 @@ class Retriever(_message.Message):
         sparse: _vectors_pb2.SparseVector | None = ...,
         dense: _vectors_pb2.DenseVector | None = ...,
         weight: _builtins.float | None = ...,
+        scorer: _collections_pb2.SaeScorer.ValueType = ...,
+        max_query_terms: _builtins.int | None = ...,
+        rerank: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "dense", b"dense", "sparse", b"sparse", "weight", b"weight"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_query_terms", b"_max_query_terms", "_weight", b"_weight", "dense", b"dense", "max_query_terms", b"max_query_terms", "sparse", b"sparse", "weight", b"weight"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "dense", b"dense", "field", b"field", "sparse", b"sparse", "text", b"text", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_query_terms", b"_max_query_terms", "_weight", b"_weight", "dense", b"dense", "field", b"field", "max_query_terms", b"max_query_terms", "rerank", b"rerank", "scorer", b"scorer", "sparse", b"sparse", "text", b"text", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_query_terms: _TypeAlias = _typing.Literal["max_query_terms"]  # noqa: Y015
+    _WhichOneofArgType__max_query_terms: _TypeAlias = _typing.Literal["_max_query_terms", b"_max_query_terms"]  # noqa: Y015
     _WhichOneofReturnType__weight: _TypeAlias = _typing.Literal["weight"]  # noqa: Y015
     _WhichOneofArgType__weight: _TypeAlias = _typing.Literal["_weight", b"_weight"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_query_terms) -> _WhichOneofReturnType__max_query_terms | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__weight) -> _WhichOneofReturnType__weight | None: ...
 
 Global___Retriever: _TypeAlias = Retriever  # noqa: Y015
@@ -448,6 +470,7 @@ class RetrieverWork(_message.Message):
     POSTINGS_FIELD_NUMBER: _builtins.int
     PASSAGES_FIELD_NUMBER: _builtins.int
     RESCORED_FIELD_NUMBER: _builtins.int
+    RERANKED_FIELD_NUMBER: _builtins.int
     field: _builtins.str
     """Name of the field."""
     mode: Global___SearchMode.ValueType
@@ -460,6 +483,10 @@ class RetrieverWork(_message.Message):
     """Passages in the windows visited, likewise; of a dense field all that are there."""
     rescored: _builtins.int
     """Passages that were scored one by one with all terms."""
+    reranked: _builtins.int
+    """Documents found by their codes that were scored again by their dense vectors; `mode` and the other counts are those
+    of the search that found them. Zero: re-ranking was not asked for, or nothing was found.
+    """
     def __init__(
         self,
         *,
@@ -469,10 +496,11 @@ class RetrieverWork(_message.Message):
         postings: _builtins.int = ...,
         passages: _builtins.int = ...,
         rescored: _builtins.int = ...,
+        reranked: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "mode", b"mode", "passages", b"passages", "postings", b"postings", "rescored", b"rescored", "terms", b"terms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "mode", b"mode", "passages", b"passages", "postings", b"postings", "reranked", b"reranked", "rescored", b"rescored", "terms", b"terms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -610,6 +638,7 @@ class RetrieverScore(_message.Message):
     PASSAGE_FIELD_NUMBER: _builtins.int
     CONTRIBUTIONS_FIELD_NUMBER: _builtins.int
     REST_FIELD_NUMBER: _builtins.int
+    DENSE_FIELD_NUMBER: _builtins.int
     field: _builtins.str
     """Name of the field."""
     score: _builtins.float
@@ -622,9 +651,11 @@ class RetrieverScore(_message.Message):
     """Index of the passage that scored best there. -1: none."""
     rest: _builtins.float
     """What is left when only the largest contributions are listed. Zero: all are listed."""
+    dense: _builtins.float
+    """Of a re-ranked retriever: what no feature carries of the dense product. Zero: nothing, or it was not re-ranked."""
     @_builtins.property
     def contributions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Contribution]:
-        """Terms or features by size of their part; with `rest` they sum to `score`."""
+        """Terms or features by size of their part; with `rest` and `dense` they sum to `score`."""
 
     def __init__(
         self,
@@ -636,10 +667,11 @@ class RetrieverScore(_message.Message):
         passage: _builtins.int = ...,
         contributions: _abc.Iterable[Global___Contribution] | None = ...,
         rest: _builtins.float = ...,
+        dense: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["contributions", b"contributions", "field", b"field", "passage", b"passage", "rank", b"rank", "rest", b"rest", "score", b"score", "share", b"share"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contributions", b"contributions", "dense", b"dense", "field", b"field", "passage", b"passage", "rank", b"rank", "rest", b"rest", "score", b"score", "share", b"share"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

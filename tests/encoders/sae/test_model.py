@@ -7,8 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load_file
 
-from sparsight.encoders.sae.model import SAE, describe_latents
+from sparsight.encoders.sae.model import SAE, as_codes, describe_latents
 from sparsight.errors import CheckpointError, InvalidArgumentError, InvalidVectorError, ShapeError
 
 F32 = np.float32
@@ -77,6 +80,65 @@ def test_codes_against_numpy() -> None:
         np.testing.assert_allclose(row[kept], pre[kept], rtol=1e-5)
 
 
+def test_thresholds_by_hand(by_hand: SAE) -> None:
+    x = np.array([[1, 0], [0.5, 1], [-1, 0]], F32)  # pre-activations 1, 0, 1; 0.5, 1, 2; -1, 0, -3
+    sae = replace(by_hand, threshold=np.array([0.25, -2, 1], F32))
+    assert (by_hand.mode, sae.mode) == ("topk", "threshold")
+    codes = sae.encode(x)  # neither what equals its threshold nor what is not above 0
+    assert codes.toarray().tolist() == [[1, 0, 0], [0.5, 1, 2], [0, 0, 0]]
+    assert codes.dtype == F32 and codes.indices.dtype == np.int32 and codes.has_canonical_format
+    assert sae.encode(x, mode="threshold").toarray().tolist() == codes.toarray().tolist()
+    for options in ({"mode": "topk"}, {"k": 2}):
+        assert sae.encode(x, **options).toarray().tolist() == by_hand.encode(x).toarray().tolist()
+    np.testing.assert_allclose(sae.decode(codes)[0], [1, 1])
+    np.testing.assert_allclose(sae.document_weights(x).toarray()[0], [1 / np.sqrt(2), 0, 0], rtol=1e-6)
+    (symmetric,) = sae.query_weights(x[1:2], scorer="symmetric")
+    assert symmetric.to_dict() == {0: 0.5, 1: 1.0, 2: 2.0}
+    np.testing.assert_allclose(describe_latents(sae, x).density, [2 / 3, 1 / 3, 1 / 3], rtol=1e-6)
+    silent = replace(sae, threshold=np.array([np.inf, 0, 0], F32))
+    assert silent.encode(x).toarray().tolist() == [[0, 0, 1], [0, 1, 2], [0, 0, 0]]
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.4, 2.0])
+def test_thresholds_against_numpy(threshold: float) -> None:
+    rng, x = np.random.default_rng(3), embeddings()
+    sae = replace(random_sae(), threshold=(threshold + 0.2 * rng.normal(size=40)).astype(F32))
+    pre_acts = x.astype(np.float64) @ sae.W_enc.T + sae.b_enc
+    assert np.abs(pre_acts - sae.threshold).min() > 1e-5  # no rounding decides
+    expected = np.where((pre_acts > sae.threshold) & (pre_acts > 0), pre_acts, 0)
+    np.testing.assert_allclose(sae.encode(x).toarray(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["topk", "threshold"])
+def test_a_code_is_the_same_alone_and_in_any_batch(mode: str) -> None:
+    rng = np.random.default_rng(4)
+    sae = replace(random_sae(600, 50, 20), threshold=rng.uniform(1, 2, 600).astype(F32))
+    x = rng.normal(size=(130, 50)).astype(F32)
+    shuffled = rng.permutation(130)
+    whole = sae.encode(x, mode=mode)  # type: ignore[arg-type]
+    weights = sae.document_weights(x)
+    assert whole.nnz > 1000
+    for rows in (np.array([7]), np.arange(64), np.arange(3, 70), shuffled):
+        for all_rows, part in ((whole, sae.encode(x[rows], mode=mode)),  # type: ignore[arg-type]
+                               (weights, sae.document_weights(x[rows]))):  # fmt: skip
+            expected = all_rows[rows]
+            assert part.indptr.tolist() == expected.indptr.tolist()
+            assert part.indices.tobytes() == expected.indices.tobytes()
+            assert part.data.tobytes() == expected.data.tobytes()
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=st.integers(0, 5), k=st.integers(0, 7), seed=st.integers(0, 999))
+def test_as_codes_is_what_a_dense_matrix_holds(rows: int, k: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    latents = np.array([rng.permutation(9)[:k] for _ in range(rows)], np.int64).reshape(rows, k)
+    values = rng.integers(-2, 4, (rows, k)).astype(F32)
+    codes, dense = as_codes(latents, values, 9), np.zeros((rows, 9), F32)
+    np.put_along_axis(dense, latents, np.maximum(values, 0), 1)
+    assert codes.toarray().tolist() == dense.tolist()
+    assert codes.indices.dtype == np.int32 and codes.has_canonical_format and (codes.data > 0).all()
+
+
 def test_unpruned_decode_scores_the_reconstruction() -> None:
     sae, x, queries = random_sae(), embeddings(), embeddings(4, seed=2)
     documents = sae.document_weights(x).toarray().astype(np.float64)
@@ -101,7 +163,9 @@ def test_describe_latents_by_hand(by_hand: SAE) -> None:
     x = np.array([[1, 0], [2, 0], [0, 1], [-1, 0]], F32)  # codes (1, ., 1), (2, ., 3), (., 1, 1), none
     sae = describe_latents(by_hand, x)
     np.testing.assert_allclose(sae.density, [0.5, 0.25, 0.75])
-    np.testing.assert_allclose(sae.scale, [np.quantile([1, 2], 0.9), 1, np.quantile([1, 3, 1], 0.9)], rtol=1e-6)
+    weights = by_hand.document_weights(x).toarray()
+    expected = [np.quantile(column[column > 0], 0.9) for column in weights.T]
+    np.testing.assert_allclose(sae.scale, expected, rtol=1e-6)
     np.testing.assert_allclose(sae.impact_scale, sae.document_weights(x).toarray().max(0), rtol=1e-6)
     silent = describe_latents(by_hand, x[:2])  # latent 1 never fires
     assert silent.density[1] == silent.scale[1] == 0 and silent.impact_scale[1] == np.median(
@@ -117,7 +181,12 @@ def test_fingerprint() -> None:
         array = getattr(sae, name).copy()
         array.flat[0] = np.nextafter(array.flat[0], F32(9))
         others.append(replace(sae, **{name: array}))
-    assert len({sae.fingerprint, *(other.fingerprint for other in others)}) == 7
+    others += [replace(sae, threshold=np.full(40, value, F32)) for value in (0, 1)]
+    assert len({sae.fingerprint, *(other.fingerprint for other in others)}) == 9
+
+
+def test_fingerprint_without_thresholds_is_what_it_always_was(by_hand: SAE) -> None:
+    assert by_hand.fingerprint == "1fc768069163272d5a39b7e9b33ae8cf908d9dde3dca8643ae2ca1615223e47f"
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -129,6 +198,16 @@ def test_round_trip(tmp_path: Path) -> None:
     assert (again.k, again.fingerprint, again.labels, again.examples) == (5, sae.fingerprint, sae.labels, sae.examples)
     for name in ("W_enc", "b_enc", "W_dec", "b_dec", "density", "scale", "impact_scale"):
         np.testing.assert_array_equal(getattr(again, name), getattr(sae, name))
+    assert again.mode == "topk" and "threshold" not in load_file(tmp_path / "new" / "sae" / "sae.safetensors")
+
+
+def test_round_trip_of_thresholds(tmp_path: Path) -> None:
+    sae = replace(random_sae(), threshold=np.linspace(-1, 3, 40, dtype=F32))
+    sae = replace(sae, threshold=np.where(sae.threshold > 2, F32(np.inf), sae.threshold))
+    sae.save(tmp_path)
+    again = SAE.load(tmp_path)
+    assert again.fingerprint == sae.fingerprint and again.threshold.tobytes() == sae.threshold.tobytes()
+    assert (again.encode(embeddings()) != sae.encode(embeddings())).nnz == 0
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "other k", "labels", "json", "no json", "no weights", "mixed"])
@@ -167,6 +246,9 @@ def test_damaged_files(tmp_path: Path, damage: str) -> None:
         {"b_dec": np.full(12, np.nan, F32)},
         {"labels": ["x"]},
         {"W_enc": np.zeros(3, F32)},
+        {"threshold": np.zeros(39, F32)},
+        {"threshold": np.zeros(40)},
+        {"threshold": np.full(40, np.nan, F32)},
     ],
 )
 def test_wrong_parts(change: dict[str, Any]) -> None:
@@ -186,11 +268,19 @@ def test_wrong_arguments() -> None:
     for options in ({"scorer": "cosine"}, {"max_terms": -1}):
         with pytest.raises(InvalidArgumentError):
             sae.query_weights(x, **options)  # type: ignore[arg-type]
-    with pytest.raises(InvalidArgumentError):
-        sae.encode(x, k=-1)
+    limited = replace(sae, threshold=np.zeros(40, F32))
+    for model, options in (
+        (sae, {"k": -1}),
+        (sae, {"mode": "threshold"}),
+        (limited, {"mode": "batchtopk"}),
+        (limited, {"mode": "threshold", "k": 3}),
+    ):
+        with pytest.raises(InvalidArgumentError):
+            model.encode(x, **options)
 
 
 def test_no_rows() -> None:
     sae, none = random_sae(), np.zeros((0, 12), F32)
     assert sae.encode(none).shape == (0, 40) == sae.document_weights(none).shape
     assert sae.decode(sae.encode(none)).shape == (0, 12) and sae.query_weights(none) == []
+    assert replace(sae, threshold=np.zeros(40, F32)).encode(none).shape == (0, 40)

@@ -20,7 +20,7 @@ from sparsight.encoders.training import trainer as trainer_module
 from sparsight.encoders.training.batches import document_idf
 from sparsight.encoders.training.config import SpladeTrainingConfig, read_config
 from sparsight.encoders.training.dataset import prepare
-from sparsight.encoders.training.plots import plot_log
+from sparsight.encoders.training.plots import Panel, plot_log
 from sparsight.encoders.training.runs import train
 from sparsight.encoders.training.trainer import Trainer
 from sparsight.errors import FailedPreconditionError, InvalidArgumentError
@@ -197,7 +197,7 @@ def test_the_picture(make_config: Any, tmp_path: Path) -> None:
     config = make_config()
     report = train(config, "cpu")
     assert report.plot == config.output / "training.svg" and "</svg>" in report.plot.read_text()
-    assert plot_log(tmp_path / "none.jsonl", tmp_path / "none.svg", 5.0) is None
+    assert plot_log(tmp_path / "none.jsonl", tmp_path / "none.svg", [Panel("loss", ("loss",))]) is None
 
 
 def test_document_idf() -> None:

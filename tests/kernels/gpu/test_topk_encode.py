@@ -1,4 +1,4 @@
-"""The fused top-k encoder against the specification."""
+"""The fused top-k encoder against the specification, by the portable kernel and by the one for the GPU at hand."""
 
 from __future__ import annotations
 
@@ -8,79 +8,131 @@ import torch
 
 from sparsight.errors import InvalidArgumentError, ShapeError
 from sparsight.kernels.gpu import topk_encode as module
-from sparsight.kernels.gpu.topk_encode import topk_encode
+from sparsight.kernels.gpu.topk_encode import Cut, topk_encode
 from sparsight.kernels.reference.topk_encode import topk_encode as reference
 
+GPU = torch.cuda.is_available()
+WAYS = [(torch.float32, Cut(rows=16)), (torch.float16, Cut(rows=16))]
+WAYS += [(torch.bfloat16, Cut(rows=16)), (torch.float16, None), (torch.bfloat16, None)] if GPU else []
+Way = tuple[torch.dtype, Cut | None]
+Given = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
-def make(rows: int, n: int, d: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> tuple[torch.Tensor, ...]:
+
+@pytest.fixture(params=WAYS, ids=lambda way: f"{str(way[0])[6:]}-{'portable' if way[1] else 'chosen'}")
+def way(request: pytest.FixtureRequest) -> Way:
+    return request.param
+
+
+def make(rows: int, n: int, d: int, seed: int = 0) -> Given:
+    """Inputs and weights that are the same in every dtype: of at most 8 bits."""
     generator = torch.Generator().manual_seed(seed)
-    x, weight = (torch.randn(size, generator=generator).to(dtype) for size in ((rows, d), (n, d)))
+    x, weight = ((32 * torch.randn(size, generator=generator)).round().clamp(-255, 255) / 32
+                 for size in ((rows, d), (n, d)))
     return x, weight, torch.randn(n, generator=generator)
 
 
-def same(got: tuple[torch.Tensor, torch.Tensor], x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor,
-         k: int) -> None:
-    latents, values = reference(x.float().numpy(), weight.float().numpy(), bias.float().numpy(), k)
+def encode(given: Given, k: int, device: str, way: Way) -> tuple[torch.Tensor, torch.Tensor]:
+    (x, weight, bias), (dtype, cut) = given, way
+    return topk_encode(x.to(device, dtype), weight.to(device, dtype), bias.to(device), k, cut=cut)
+
+
+def same(got: tuple[torch.Tensor, torch.Tensor], given: Given, k: int) -> None:
+    latents, values = reference(*(part.numpy() for part in given), k)
     np.testing.assert_array_equal(got[0].cpu().numpy(), latents)
     np.testing.assert_allclose(got[1].cpu().numpy(), values, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("rows", "n", "d", "k"), [
-    (5, 300, 32, 8),  # the last tile is partly filled
-    (17, 128, 16, 1), (3, 1024, 48, 32), (2, 100, 16, 64), (1, 4, 16, 8),
-])
-def test_equals_the_specification(device: str, rows: int, n: int, d: int, k: int) -> None:
+    (5, 300, 64, 8),  # the last tile is partly filled
+    (17, 128, 16, 1), (3, 1024, 48, 32), (2, 100, 192, 64), (1, 4, 16, 8), (2, 260, 640, 4),
+])  # fmt: skip
+def test_equals_the_specification(device: str, way: Way, rows: int, n: int, d: int, k: int) -> None:
     given = make(rows, n, d)
-    same(topk_encode(*(part.to(device) for part in given), k, cut=module.Cut(rows=16)), *given, k)
+    same(encode(given, k, device, way), given, k)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16] + ([torch.bfloat16] if torch.cuda.is_available() else []))
-def test_short_numbers(device: str, dtype: torch.dtype) -> None:
-    given = make(9, 512, 64, dtype)
-    same(topk_encode(*(part.to(device) for part in given), 16, cut=module.Cut(rows=16)), *given, 16)
+@pytest.mark.gpu
+@pytest.mark.skipif(not GPU, reason="needs a CUDA GPU")
+@pytest.mark.parametrize(("rows", "n", "d", "k"), [(1000, 20_000, 384, 32), (300, 9000, 768, 100), (4097, 4000, 64, 5)])
+def test_many_tiles(way: Way, rows: int, n: int, d: int, k: int) -> None:
+    """Rings of chunks go round, and blocks of rows and runs of tiles end anywhere; equal bits each time."""
+    x, weight, bias = (part.cuda() for part in make(rows, n, d))
+    pre_acts = x.double() @ weight.double().T + bias.double()
+    expected = pre_acts.topk(k)
+    made = [encode((x, weight, bias), k, "cuda", way) for _ in range(3)]
+    for latents, values in made:
+        torch.testing.assert_close(values.double(), expected.values, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(pre_acts.gather(1, latents.long()), expected.values, rtol=1e-5, atol=1e-5)
+        assert torch.equal(latents, made[0][0]) and torch.equal(values, made[0][1])
 
 
-def test_fewer_than_k_are_positive(device: str) -> None:
-    x, weight, bias = make(4, 256, 16)
-    bias = bias - 8
-    got = topk_encode(x.to(device), weight.to(device), bias.to(device), 32, cut=module.Cut(rows=16))
+def test_fewer_than_k_are_positive(device: str, way: Way) -> None:
+    x, weight, bias = make(4, 256, 64)
+    given = x, weight, bias - 18
+    got = encode(given, 32, device, way)
     assert ((got[0] < 0) == (got[1] == 0)).all() and 0 < int((got[0] >= 0).sum()) < 64
-    same(got, x, weight, bias, 32)
-    none = topk_encode(x.to(device), weight.to(device), bias.to(device) - 1e3, 4, cut=module.Cut(rows=16))
+    same(got, given, 32)
+    none = encode((x, weight, bias - 1e3), 4, device, way)
     assert (none[0] == -1).all() and not none[1].any()
 
 
-def test_many_of_one_group(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More than three of the largest in one group: the row is done again in full."""
-    x, weight, bias = make(3, 256, 16)
-    group = [8 * a + b for a in range(16) for b in (2, 3)]
-    bias[group[:7]] += 100
-    rows: list[int] = []
-    in_full = module._in_full
-    monkeypatch.setattr(module, "_in_full", lambda some, *rest: (rows.append(len(some)), in_full(some, *rest))[1])
-    same(topk_encode(x.to(device), weight.to(device), bias.to(device), 8, cut=module.Cut(rows=16)), x, weight, bias, 8)
-    assert rows == [3]
+def group(at: int) -> torch.Tensor:
+    """The latents of a group in their order: pairs of neighbours, every fourth pair of a tile of 128."""
+    return torch.arange(128).view(16, 4, 2)[:, at % 4].reshape(-1) + at // 4 * 128
 
 
-def test_ties_go_to_the_lower_latent(device: str) -> None:
-    x = torch.ones(2, 16)
-    weight, bias = torch.zeros(640, 16), torch.zeros(640)
-    bias[[5, 130, 200, 400, 500, 639]] = 1.0
-    latents, values = topk_encode(x.to(device), weight.to(device), bias.to(device), 4, cut=module.Cut(rows=16))
+def test_many_of_one_group(device: str, way: Way) -> None:
+    """More of the largest in one group than is written of it: all of the group is looked at."""
+    x, weight, bias = given = make(3, 512, 64)
+    bias[group(1)[:7]] += 100
+    bias[group(9)[[0, 5, 31]]] += 100
+    bias[group(15)[31]] += 100
+    same(encode(given, 12, device, way), given, 12)
+    assert sorted(torch.cat([group(at) for at in range(16)]).tolist()) == list(range(512))
+
+
+def test_more_candidates_than_there_is_room_for(device: str, way: Way) -> None:
+    """640 values in one step of the first look, in which they rise with the latent; the room is 256."""
+    given = torch.zeros(2, 64), torch.zeros(640, 64), 1.0 + torch.arange(640) * 2.0**-18
+    latents, values = encode(given, 2, device, way)
+    assert latents.tolist() == [[639, 638]] * 2 and values[0].tolist() == given[2][[639, 638]].tolist()
+
+
+def test_ties_go_to_the_lower_latent(device: str, way: Way) -> None:
+    given = torch.ones(2, 64), torch.zeros(640, 64), torch.zeros(640)
+    given[2][[5, 130, 200, 400, 500, 639]] = 1.0
+    latents, values = encode(given, 4, device, way)
     assert latents.tolist() == [[5, 130, 200, 400]] * 2 and (values == 1).all()
+    latents, _ = encode((*given[:2], torch.ones(640)), 3, device, way)
+    assert latents.tolist() == [[0, 1, 2]] * 2
 
 
-def test_near_ties_are_told_apart(device: str) -> None:
+def test_near_ties_are_told_apart(device: str, way: Way) -> None:
     """Values that differ in bits that the first look does not see."""
-    x, weight, bias = torch.zeros(1, 16), torch.zeros(512, 16), torch.full((512,), -1.0)
-    bias[::64] = 1.0 + torch.arange(8) * 2.0**-20
-    latents, _ = topk_encode(x.to(device), weight.to(device), bias.to(device), 3, cut=module.Cut(rows=16))
-    assert latents.tolist() == [[448, 384, 320]]
+    given = torch.zeros(1, 64), torch.zeros(512, 64), torch.full((512,), -1.0)
+    given[2][::64] = 1.0 + torch.arange(8) * 2.0**-20
+    assert encode(given, 3, device, way)[0].tolist() == [[448, 384, 320]]
 
 
-def test_nothing_to_do(device: str) -> None:
-    x, weight, bias = make(0, 128, 16)
-    assert topk_encode(x.to(device), weight.to(device), bias.to(device), 4)[0].shape == (0, 4)
+def test_room_that_was_used_before(device: str) -> None:
+    x, weight, bias = given = make(5, 256, 16)
+    out = torch.full((5, 8), 9, dtype=torch.int32, device=device), torch.full((5, 8), 9.0, device=device)
+    got = topk_encode(x.to(device), weight.to(device), bias.to(device), 8, cut=Cut(rows=16), out=out)
+    assert got[0] is out[0] and got[1] is out[1]
+    same(out, given, 8)
+    for wrong in ((out[0][:4], out[1]), (out[0], out[1].double())):
+        with pytest.raises(ShapeError, match="expected contiguous"):
+            topk_encode(x, weight, bias, 8, out=wrong)
+
+
+def test_nothing_to_do(device: str, way: Way) -> None:
+    assert encode(make(0, 128, 64), 4, device, way)[0].shape == (0, 4)
+
+
+@pytest.mark.parametrize(("blocks", "tiles", "runs"), [(1, 8, 1), (1, 64, 2), (64, 512, 1), (3, 512, 2)])
+def test_runs_fill_the_processors(blocks: int, tiles: int, runs: int) -> None:
+    """Of two: three blocks are cut in two, and a run has 16 tiles at least."""
+    assert module.runs_for(blocks, tiles, torch.device("cpu")) == runs
 
 
 def test_what_does_not_fit() -> None:
