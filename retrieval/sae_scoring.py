@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_SCORERS", "CodedSet", "Coder", "Scorer", "parse_scorer"]
 
 F32 = NDArray[np.float32]
-Coder: TypeAlias = "Callable[[F32, int], csr_matrix]"
+Coder: TypeAlias = "Callable[[F32, int], csr_matrix | tuple[torch.Tensor, torch.Tensor]]"
 """Codes, float32 (B, N), of at most k latents, from rows, float32 (B, D), and k."""
 
 _LEVELS = 255  # of a document's weight in the index
@@ -167,7 +167,7 @@ class CodedSet:
     def _weights(self, rows: slice, asked: torch.Tensor, scorer: Scorer, k: int) -> torch.Tensor:
         import torch
 
-        from sparsight.encoders.sae.weighting import idf, importance
+        from sparsight.encoders.sae.weighting import idf
 
         if scorer.query == "decode":
             weights = asked @ self.w_dec.T
@@ -178,8 +178,7 @@ class CodedSet:
         if scorer.idf:
             weights = weights * torch.from_numpy(idf(self._statistics(k)[0])).to(self.device)
         if scorer.query == "decode" and 0 < scorer.m < self.sae.n_latents:
-            rank = weights.abs() if scorer.by_size else torch.from_numpy(
-                importance(weights.cpu().numpy(), self._statistics(k)[1])).to(self.device)
+            rank = weights.abs() if scorer.by_size else _importance(weights, self._statistics(k)[1])
             kept = rank.topk(scorer.m, dim=1, sorted=False).indices
             weights = weights.new_zeros(weights.shape).scatter_(1, kept, weights.gather(1, kept))
         return weights.T.contiguous()
@@ -226,6 +225,14 @@ class CodedSet:
         return latents, ((values / unit).round().clamp_max(_LEVELS) * unit).float()
 
 
+def _importance(weights: torch.Tensor, usual: F32) -> torch.Tensor:
+    """`sparsight.encoders.sae.weighting.importance` on the weights' device."""
+    import torch
+
+    sizes = torch.from_numpy(usual).to(weights.device).clamp_min(1e-12)
+    return torch.where(weights > 0, weights.square() * sizes, -1 / (weights.abs() * sizes).clamp_min(1e-30))
+
+
 def _codes(sae: SAE, x: F32, k: int, device: str, code: Coder | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """Latents int64 and values float32 of codes, both (B, most active), largest first; value 0 where fewer are."""
     import torch
@@ -234,6 +241,8 @@ def _codes(sae: SAE, x: F32, k: int, device: str, code: Coder | None = None) -> 
 
     if code is not None:
         codes = code(x, k or sae.k)
+        if isinstance(codes, tuple):
+            return codes
     else:
         codes = encode(replace(sae, k=k, threshold=np.zeros(0, np.float32)) if k else sae, x, device=device)
     counts = np.diff(codes.indptr)

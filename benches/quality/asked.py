@@ -33,6 +33,8 @@ class Target:
     note : callable
         A remark from the same data.
     bound : "at least", "at most" or "within 5 % of"
+    moonshot : float or None
+        What was dreamt of.
     """
 
     what: str
@@ -42,6 +44,7 @@ class Target:
     measured: Callable[[Any], float]
     note: Callable[[Any], str] = lambda data: ""
     bound: str = "at least"
+    moonshot: float | None = None
 
 
 def _of_tokens(rows: Sequence[Row], tokens: int) -> Row:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ from benches.quality.files import write_bytes
 from benches.quality.report import figure
 from benches.quality.results import Row
 
-__all__ = ["plot", "plot_targets"]
+__all__ = ["drawing", "legend", "plot", "plot_targets"]
 
 _MARKS = {"bm25": "s", "sparse": "o", "dense": "^", "hybrid": "D"}
 _LABEL_WIDTH = 8.0  # a factor, since the axis is logarithmic
@@ -22,36 +23,44 @@ _VERDICTS = {True: ("C2", "met"), False: ("C3", "missed"), None: ("C7", "no boun
 
 def plot(means: Sequence[Row], path: Path) -> None:
     """Write the picture of `report.summary`'s rows as SVG; the same rows give the same file."""
-    with _figure(path, 1, 2, figsize=(13, 6), sharey=True) as (left, right):
+    with drawing(path, 1, 2, figsize=(13, 6), sharey=True) as (left, right):
         _points(left, means, "document_nonzeros", "mean non-zeros of a document (left is smaller)")
         _points(right, means, "texts_per_s", "documents encoded a second, one thread (right is faster)")
         left.set_ylabel(f"nDCG@10, mean of {', '.join(means[0]['sets'])}")
         kinds = dict.fromkeys(row["kind"] for row in means)
-        _legend(left, [(_MARKS[kind], _COLOURS[kind], kind) for kind in kinds], fontsize="small")
+        legend(left, [(_MARKS[kind], _COLOURS[kind], kind) for kind in kinds], fontsize="small")
 
 
-def plot_targets(rows: Sequence[Row], path: Path) -> None:
+def plot_targets(rows: Sequence[Row], path: Path, most: float = math.inf) -> None:
     """Write the picture of `targets.target_rows` as SVG: a bar a row, measured over asked, and a line at 1.
 
-    A row that was not measured is a name without a bar.
+    A row that was not measured is a name without a bar. Bars end at ``most``; a diamond is a row's "moonshot".
     """
-    with _figure(path, figsize=(13, 0.5 + 0.32 * len(rows))) as (axes,):
+    with drawing(path, figsize=(13, 0.5 + 0.32 * len(rows))) as (axes,):
         for height, row in enumerate(rows):
-            times = row["times"] or 0
+            times = min(row["times"] or 0, most)
             axes.barh(height, times, color=_VERDICTS[row["met"]][0], height=0.7)
-            axes.annotate(_beside(row), (max(times, 1), height), (4, 0), textcoords="offset points", fontsize=8,
+            far = 0.0
+            if row.get("moonshot") is not None:
+                far = row["moonshot"] / row["asked"]
+                far = min(1 / far if row["bound"] == "at most" else far, most)
+                axes.plot(far, height, "D", color="black", markersize=4)
+            axes.annotate(_beside(row), (max(times, far, 1), height), (4, 0), textcoords="offset points", fontsize=8,
                           va="center")  # fmt: skip
         axes.axvline(1, color="black", linewidth=1)
-        axes.set_xlim(0, 1.3 * max([2, *(row["times"] or 0 for row in rows)]))
+        axes.set_xlim(0, 1.3 * max([2, *(min(row["times"] or 0, most) for row in rows)]))
         axes.set_xlabel("measured / asked, of upper bounds asked / measured; the line: what was asked")
         axes.set_yticks(range(len(rows)), [row["what"] for row in rows], fontsize=8)
         axes.grid(axis="y", visible=False)
         axes.invert_yaxis()
-        _legend(axes, [("s", *_VERDICTS[met]) for met in dict.fromkeys(row["met"] for row in rows)], loc="upper right")
+        marks = [("s", *_VERDICTS[met]) for met in dict.fromkeys(row["met"] for row in rows)]
+        if any("moonshot" in row for row in rows):
+            marks.append(("D", "black", "moonshot"))
+        legend(axes, marks, loc="upper right")
 
 
 @contextmanager
-def _figure(path: Path, rows: int = 1, columns: int = 1, **options: Any) -> Iterator[list[Any]]:
+def drawing(path: Path, rows: int = 1, columns: int = 1, **options: Any) -> Iterator[list[Any]]:
     """Axes to draw on; the file is written at the end."""
     import matplotlib
 
@@ -67,7 +76,7 @@ def _figure(path: Path, rows: int = 1, columns: int = 1, **options: Any) -> Iter
     write_bytes(path, lambda file: file.write(drawn.getvalue()))
 
 
-def _legend(axes: Any, entries: Sequence[tuple[str, str, str]], **options: Any) -> None:
+def legend(axes: Any, entries: Sequence[tuple[str, str, str]], **options: Any) -> None:
     """Mark, colour and label of each entry."""
     from matplotlib.lines import Line2D
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from benches.quality.results import OWN_KINDS, PROVENANCE, Row
 
-__all__ = ["figure", "markdown", "summary"]
+__all__ = ["figure", "generic_lines", "markdown", "origin_text", "summary", "table_lines", "target_lines"]
 
 _SHOWN = ("scifact", "cranfield", "cacm")  # not among what models of this project are trained on
 _VERDICTS = {True: "met", False: "**missed**", None: ""}
@@ -40,12 +40,12 @@ def summary(results: dict[str, Any]) -> list[Row]:
 def markdown(results: dict[str, Any], stem: str = "quality") -> str:
     """All of it as Markdown; pictures are called by the file's ``stem``."""
     rows = results["rows"]
-    merged = [part for kind, of in rows.items() if kind not in OWN_KINDS for part in _generic(kind, of)]
+    merged = [part for kind, of in rows.items() if kind not in OWN_KINDS for part in generic_lines(kind, of)]
     if "quality" not in rows:
         return "\n".join(["# Retrieval quality", "", *merged])
     parts = ["# Retrieval quality", "", "Made by `python -m benches.quality`; what is measured and how: "
              "`benches/README.md`.", "", *_about(results), f"![nDCG@10 against size and speed]({stem}.svg)", "",
-             *_sets(rows["sets"]), *_targets(rows.get("targets", []), stem)]
+             *_sets(rows["sets"]), *target_lines(rows.get("targets", []), stem)]
     for measure in ("nDCG@10", "R@100"):
         parts += [f"## {measure}", "", *_by_set(results, measure)]
     parts += ["## Cost of vectors", "", *_costs(results), "## Differences in nDCG@10", "", *_differences(rows)]
@@ -65,7 +65,7 @@ def _sets(sets: Sequence[Row]) -> list[str]:
               f"{row['all_documents']:,}", f"{row['all_queries']:,}", "yes" if row["titles"] else "no"] for row in sets]
     note = ["\\* Sampled: with fewer documents a set is easier, so these figures compare with each other and not with "
             "those of the whole set.", ""] if any(row["sampled"] for row in sets) else []  # fmt: skip
-    return [*_table(("set", "documents", "queries", "of documents", "of queries", "titles"), table, 1), *note]
+    return [*table_lines(("set", "documents", "queries", "of documents", "of queries", "titles"), table, 1), *note]
 
 
 def _by_set(results: dict[str, Any], measure: str) -> list[str]:
@@ -79,7 +79,7 @@ def _by_set(results: dict[str, Any], measure: str) -> list[str]:
         table.append([mean["system"], *(f"{figure:.3f}" for figure in of), f"{sum(of) / len(of):.3f}",
                       *([f"{mean[measure]:.3f}"] if part else [])])
     head = ["system", *(_starred(row["name"], row) for row in sets), "mean"]
-    return _table([*head, f"mean of {_join(means)}"] if part else head, table, 1)
+    return table_lines([*head, f"mean of {_join(means)}"] if part else head, table, 1)
 
 
 def _costs(results: dict[str, Any]) -> list[str]:
@@ -91,32 +91,34 @@ def _costs(results: dict[str, Any]) -> list[str]:
             "precision")
     return [f"Non-zeros (a dense vector has all) are means over {_join(means)}. Encoding is on one thread, a query "
             "a call; systems took turns. BM25's documents/s is counting words, and a hybrid encodes twice.",
-            "", *_table(head, table, 1), *_from(results["rows"].get("speed", []))]  # fmt: skip
+            "", *table_lines(head, table, 1), *_from(results["rows"].get("speed", []))]  # fmt: skip
 
 
-def _targets(rows: Sequence[Row], stem: str) -> list[str]:
+def target_lines(rows: Sequence[Row], stem: str) -> list[str]:
     """What was asked, what was measured, and by which command where."""
     if not rows:
         return []
-    origins = list(dict.fromkeys(_origin(row) for row in rows if row["measured"] is not None))
+    origins = list(dict.fromkeys(origin_text(row) for row in rows if row["measured"] is not None))
     table = []
     for row in rows:
         asked = "to be told" if row["asked"] is None else f"{row['bound']} {figure(row['asked'])}"
         measured = "not measured" if row["measured"] is None else f"{figure(row['measured'])} {row['unit']}"
-        origin = "" if row["measured"] is None else str(origins.index(_origin(row)) + 1)
+        origin = "" if row["measured"] is None else str(origins.index(origin_text(row)) + 1)
         table.append([row["what"], asked, measured, _VERDICTS[row["met"]], row["note"], origin])
     head = ("what", "asked", "measured", "", "remark", "from")
-    return ["## What was asked", "", f"![Measured over asked]({stem}_targets.svg)", "", *_table(head, table, len(head)),
+    return ["## What was asked", "", f"![Measured over asked]({stem}_targets.svg)", "",
+            *table_lines(head, table, len(head)),
             *(f"{number}. {origin}" for number, origin in enumerate(origins, 1)), ""]  # fmt: skip
 
 
 def _from(rows: Sequence[Row]) -> list[str]:
     """Where rows were made that were not made with the others."""
-    origins = dict.fromkeys(_origin(row) for row in rows if "command" in row)
+    origins = dict.fromkeys(origin_text(row) for row in rows if "command" in row)
     return [line for origin in origins for line in (f"Speed: {origin}", "")]
 
 
-def _origin(row: Row) -> str:
+def origin_text(row: Row) -> str:
+    """Where a row is from, in a sentence."""
     command, machine, commit, date = (row[key] for key in PROVENANCE)
     source = f" ({row['source']})" if row.get("source") else ""
     return f"`{command}`; {machine}; commit {commit}, {date}{source}."
@@ -135,15 +137,18 @@ def _differences(rows: dict[str, list[Row]]) -> list[str]:
                       f"{against['p_value']:.4f}", f"{against['wins']} / {against['losses']} / {against['ties']}"])
     return [f"From {of[0]['against']['baseline']}: 95 % bootstrap interval over queries, p of the paired randomisation "
             "test (two-sided, not corrected for the number of comparisons).", "",
-            *_table(("set", "system", "difference", "interval", "p", "better / worse / same"), table, 2)]  # fmt: skip
+            *table_lines(("set", "system", "difference", "interval", "p", "better / worse / same"), table, 2),
+            ]  # fmt: skip
 
 
-def _generic(kind: str, rows: Sequence[Row]) -> list[str]:
+def generic_lines(kind: str, rows: Sequence[Row]) -> list[str]:
+    """A table of rows as they are."""
     head = list(dict.fromkeys(key for row in rows for key in row))
-    return [f"## {kind}", "", *_table(head, [[str(row.get(key, "")) for key in head] for row in rows], len(head))]
+    return [f"## {kind}", "", *table_lines(head, [[str(row.get(key, "")) for key in head] for row in rows], len(head))]
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], left: int) -> list[str]:
+def table_lines(head: Sequence[str], rows: Iterable[Sequence[str]], left: int) -> list[str]:
+    """A table whose first ``left`` columns stand to the left, the others to the right."""
     rule = ["---"] * left + ["---:"] * (len(head) - left)
     return [*("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in (head, rule, *rows)),
             ""]

@@ -8,8 +8,9 @@ import platform
 import re
 import subprocess
 import time
-from collections.abc import Iterable
-from importlib.metadata import version
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,14 @@ _PACKAGES = ("numpy", "scipy", "torch", "transformers", "tokenizers", "ir-measur
 _ROOT = Path(__file__).resolve().parents[2]
 
 
-def about_run(command: str) -> dict[str, Any]:
-    """Machine, commit, command, versions and date."""
+def about_run(command: str, packages: Sequence[str] = _PACKAGES) -> dict[str, Any]:
+    """Machine, commit, command, versions of the packages that are installed, and date."""
     found = re.search(r"model name\s*: (.*)", _read(Path("/proc/cpuinfo")))
     return {
         "machine": f"{found[1] if found else platform.machine()}, {len(os.sched_getaffinity(0))} of "
                    f"{os.cpu_count()} processors, {platform.system()} {platform.machine()}",
         "load_before": round(os.getloadavg()[0], 2), "commit": _commit(), "command": command,
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
+        "versions": {"python": platform.python_version()} | _versions(packages),
         "date": time.strftime("%Y-%m-%d"),
     }  # fmt: skip
 
@@ -94,13 +95,24 @@ def recorded(path: Path) -> dict[str, str]:
     return {"commit": commit, "date": date}
 
 
+def _versions(packages: Sequence[str]) -> dict[str, str]:
+    found = {}
+    for name in packages:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
 def _commit() -> str:
     changed = "+changes" if _git("status", "--porcelain", "--", "*.py", "*.cpp", "*.hpp") else ""
     return _git("rev-parse", "--short", "HEAD") + changed
 
 
 def _git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=_ROOT).stdout.strip()
+    try:
+        return subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=_ROOT).stdout.strip()
+    except FileNotFoundError:  # a machine that only measures need not have it
+        return ""
 
 
 def _read(path: Path) -> str:

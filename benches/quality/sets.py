@@ -14,8 +14,6 @@ from sparsight.retrieval.datasets import BeirFolder, Qrels
 
 __all__ = ["JudgedSet", "read_set"]
 
-_SPLIT = "test"
-
 
 @dataclass(frozen=True)
 class JudgedSet:
@@ -65,13 +63,13 @@ class JudgedSet:
 
 
 def read_set(folder: Path, *, titles: bool = True, max_documents: int = 0, max_queries: int = 0,
-             seed: int = 0) -> JudgedSet:
-    """The test queries of a folder that have a relevant document, and its documents.
+             seed: int = 0, split: str = "test") -> JudgedSet:
+    """The queries of a folder's split that have a relevant document, and its documents.
 
     Parameters
     ----------
     folder : Path
-        ``corpus.jsonl``, ``queries.jsonl`` and ``qrels/test.tsv``, each plain, .gz or .zst.
+        ``corpus.jsonl``, ``queries.jsonl`` and ``qrels/<split>.tsv``, each plain, .gz or .zst.
     titles : bool
         Whether a document's title is part of its text.
     max_documents, max_queries : int
@@ -79,6 +77,8 @@ def read_set(folder: Path, *, titles: bool = True, max_documents: int = 0, max_q
         others up to ``max_documents``. Smaller ones are taken whole, queries too. 0 is no limit.
     seed : int
         Of the sample.
+    split : str
+        Whose judgements are taken.
 
     Notes
     -----
@@ -87,7 +87,7 @@ def read_set(folder: Path, *, titles: bool = True, max_documents: int = 0, max_q
     """
     corpus = list(read_corpus(folder))
     asked = read_queries(folder)
-    judged = BeirFolder(folder).qrels(_SPLIT)
+    judged = BeirFolder(folder).qrels(split)
     queries = [query for query in asked if any(grade > 0 for grade in judged.get(query, {}).values())]
     everything = len(corpus), len(queries)
     if 0 < max_documents < len(corpus):

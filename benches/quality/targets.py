@@ -12,7 +12,7 @@ from benches.quality.asked import MODEL, SIAMESE, TABLE, TARGETS, Target
 from benches.quality.report import summary
 from benches.quality.results import PROVENANCE, Row, recorded
 
-__all__ = ["SOURCES", "target_rows"]
+__all__ = ["SOURCES", "target_row", "target_rows"]
 
 SOURCES = ("max_logits.json", "encode_gpu.json", "encode_cpu.json")
 """Files beside the report that other benchmarks wrote."""
@@ -23,6 +23,7 @@ _MET: dict[str, Callable[[float, float], bool]] = {
     "within 5 % of": lambda measured, asked: abs(measured / asked - 1) <= 0.05,
 }
 _CARD = Path(__file__).resolve().parents[2] / "encoders/pretrained" / MODEL
+_LEAST = 1e-3  # of an upper bound: what less of it counts as, that nothing at all can be drawn
 T = TypeVar("T")
 
 
@@ -45,17 +46,19 @@ def target_rows(results: dict[str, Any], folder: Path) -> list[Row]:
     if all(row["system"] != SIAMESE for row in results["rows"].get("quality", [])):
         return []
     sources = _sources(results, folder)
-    return [_row(target, *sources.get(target.source, ({}, {}))) for target in TARGETS]
+    return [target_row(target, *sources.get(target.source, ({}, {}))) for target in TARGETS]
 
 
-def _row(target: Target, data: Any, about: Row) -> Row:
+def target_row(target: Target, data: Any, about: Row) -> Row:
+    """The row of a target, from its source's data and what is said about them: `PROVENANCE` and "source"."""
     measured = _found(target.measured, data)
     about = about if measured is not None else {}
     met = None if target.asked is None or measured is None else _MET[target.bound](measured, target.asked)
     return {"what": target.what, "bound": "told" if target.asked is None else target.bound, "asked": target.asked,
             "measured": _rounded(measured), "unit": target.unit, "times": _rounded(_times(target, measured)),
             "met": met, "note": _found(target.note, data) or "", "source": about.get("source", target.source),
-            **{key: about.get(key, "") for key in PROVENANCE}}  # fmt: skip
+            **{key: about.get(key, "") for key in PROVENANCE},
+            **({"moonshot": target.moonshot} if target.moonshot is not None else {})}  # fmt: skip
 
 
 def _found(figure: Callable[[Any], T], data: Any) -> T | None:
@@ -69,7 +72,9 @@ def _found(figure: Callable[[Any], T], data: Any) -> T | None:
 def _times(target: Target, measured: float | None) -> float | None:
     if measured is None or target.asked is None:
         return measured
-    return target.asked / measured if target.bound == "at most" else measured / target.asked
+    if target.bound == "at most":
+        return target.asked / max(measured, _LEAST * target.asked)
+    return measured / target.asked
 
 
 def _rounded(value: float | None) -> float | None:

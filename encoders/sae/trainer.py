@@ -10,6 +10,7 @@ import torch
 
 from sparsight.encoders.sae.config import SAEConfig
 from sparsight.encoders.sae.dictionary import Dictionary
+from sparsight.encoders.sae.folding import folded
 from sparsight.encoders.sae.losses import Mutual
 from sparsight.encoders.sae.model import SAE
 from sparsight.encoders.sae.neighbours import Neighbours
@@ -196,20 +197,9 @@ class Trainer:
     def finish(self) -> SAE:
         """The autoencoder for embeddings as they came: ``z = relu(topk(x W_enc^T + b_enc))``, unit decoder rows."""
         with torch.no_grad():
-            w_dec = self.dictionary.decoder()
-            w_enc = self.dictionary.encoder(w_dec)
-            parameters, prepared = self.dictionary.parameters, self.preprocessing
-            rows = prepared.rows(w_dec)
-            sizes = rows.norm(dim=1, keepdim=True)
-            b_enc = parameters["b_enc"] - w_enc @ parameters["b_dec"]
-            w_enc = w_enc @ prepared.forward.T
-            b_enc = (b_enc - w_enc @ prepared.mean) * sizes[:, 0]
-            b_dec = prepared.restored(parameters["b_dec"])
-            more: dict[str, Any] = {}
-            if "threshold" in parameters:
-                more["threshold"] = _array(parameters["threshold"] * sizes[:, 0])
-            return SAE(k=self.config.k, W_enc=_array(w_enc * sizes), b_enc=_array(b_enc), W_dec=_array(rows / sizes),
-                       b_dec=_array(b_dec), **more)
+            w_dec, parameters = self.dictionary.decoder(), self.dictionary.parameters
+            return folded(self.preprocessing, self.config.k, self.dictionary.encoder(w_dec), parameters["b_enc"], w_dec,
+                          parameters["b_dec"], parameters.get("threshold"))
 
     def state(self) -> dict[str, Any]:
         """Everything that a later process needs to go on after :meth:`step` number ``self._step``."""
@@ -236,6 +226,3 @@ def has_peers(config: SAEConfig) -> bool:
     """Whether runs that train together look at each other."""
     return any(isinstance(loss, Mutual) for loss in config.losses)
 
-
-def _array(tensor: torch.Tensor) -> Any:
-    return tensor.detach().float().cpu().numpy().copy()

@@ -1,0 +1,1 @@
+"""The report on sparse autoencoders over a dense embedder's vectors (``python -m benches.sae``)."""
