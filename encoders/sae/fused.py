@@ -4,12 +4,16 @@ TopK, AuxK and unit decoder rows (Gao et al. 2024) by the kernels of :mod:`spars
 centred, for their mean is as good a centre as a learned one. In a step
 
 1. the latents of a batch are chosen by :func:`~sparsight.kernels.gpu.topk_encode.topk_encode`, or in a dictionary of at
-   most 4,096 latents by a dense product, since many of the largest would lie in one group there;
+   most 4,096 latents by a dense product, which is quicker there;
 2. `decode_loss` gives residuals and factors of the gradients; with AuxK again, for dead latents;
 3. `latent_order` and `adam_rows` update the dictionary.
 
 Whether any latent is dead is counted every 64 steps and read 64 steps later, when the count has long arrived: where
 none is, AuxK costs nothing.
+
+On an H100 50 epochs of 475,000 rows of 384 components, N = 16,384 and k = 32, batches of 8,192, take 2.3 s, 0.80 ms a
+step: the choice takes 0.32, decoding 0.11, sorting 0.10 and the update 0.34. Steps of plain torch (dense gradients,
+fused Adam) take 2.9 ms, with the same error. AuxK adds 0.6 ms while latents are dead.
 """
 
 from __future__ import annotations
@@ -69,7 +73,7 @@ class FusedTrainer:
     Notes
     -----
     On the device lie the inputs in ``dtype``, 28 N D bytes of weights, copies and moments, and while a step runs about
-    10 KB a row for N = 16,384, k = 32 and D = 384, more than half of it group maxima.
+    10 KB a row for N = 16,384, k = 32 and D = 384, half of it group maxima and candidates.
     """
 
     def __init__(self, x: torch.Tensor, *, n_latents: int, k: int, batch: int, steps: int, learning_rate: float = 3e-3,
@@ -80,7 +84,7 @@ class FusedTrainer:
         _check(x, n_latents, self.ks, batch, learning_rate, aux_k, w_dec, row_weight)
         device, width = x.device, x.shape[1]
         self.x = x.to(dtype or (torch.bfloat16 if x.is_cuda else torch.float32)).contiguous()
-        self.row_weight = None if row_weight is None else row_weight.float().contiguous()
+        self.row_weight = None if row_weight is None else row_weight.to(device, torch.float32).contiguous()
         self.batch, self.steps, self.learning_rate = batch, steps, learning_rate
         self.aux_k = aux_k if aux_weight else 0
         self.aux_weight, self.dead_after = aux_weight, dead_after or max(len(x), 50 * n_latents // k)

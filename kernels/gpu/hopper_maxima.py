@@ -8,7 +8,6 @@ maxima while the other multiplies.
 from __future__ import annotations
 
 import torch
-import triton
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma, warpgroup_mma, warpgroup_mma_wait
@@ -20,26 +19,30 @@ __all__ = ["fits", "launch"]
 
 CHUNK = gl.constexpr(64)  # components of a row that a swizzled tile of shared memory holds: 128 bytes
 _SHARED_BYTES = 227 * 1024 - 512  # what a program may have, less its barriers
-_MULTIPLIER_REGISTERS, _LOADER_REGISTERS = 232, 24  # a thread's: 128 are accumulators
+# Registers a thread: 128 are accumulators. The first four warps get what is left of 504, and spill below 256.
+_MULTIPLIER_REGISTERS, _LOADER_REGISTERS = 208, 24
+_LAYOUT = gl.NVMMASharedLayout(128, 16, 2)
 
-_copy = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared  # its name before Triton 3.7
+_copy = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared  # its name in Triton 3.6
 
 
 @gluon.jit
-def _load(x, weight, kept, ring, there, filled, free, first_row, first, stop, PARTS: gl.constexpr,
+def _load(x, weight, kept, rings, there, filled, free, first_row, first, stop, PARTS: gl.constexpr,
           STAGES: gl.constexpr):
     mbarrier.expect(there, x.block_type.nbytes * PARTS)
     for part in gl.static_range(PARTS):
         _copy(x, [first_row, part * CHUNK], there, kept.index(part))
     for count in range((stop - first) * PARTS):
-        slot = count % STAGES
-        mbarrier.wait(free.index(slot), count // STAGES & 1 ^ 1)
+        turn = count // PARTS
+        use = turn // 2 * PARTS + count % PARTS
+        slot = turn % 2 * STAGES + use % STAGES
+        mbarrier.wait(free.index(slot), use // STAGES & 1 ^ 1)
         mbarrier.expect(filled.index(slot), weight.block_type.nbytes)
-        _copy(weight, [(first + count // PARTS) * TILE, count % PARTS * CHUNK], filled.index(slot), ring.index(slot))
+        _copy(weight, [(first + turn) * TILE, count % PARTS * CHUNK], filled.index(slot), rings.index(slot))
 
 
 @gluon.jit
-def _multiply(bias, largest, second, kept, ring, there, filled, free, first_row, first, stop, n_rows, n_latents,
+def _multiply(bias, largest, second, kept, rings, there, filled, free, first_row, first, stop, n_rows, n_latents,
               n_tiles, WHICH: gl.constexpr, PARTS: gl.constexpr, STAGES: gl.constexpr, ROWS: gl.constexpr):
     layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, TILE, 16])
     lanes = gl.arange(0, TILE, layout=gl.SliceLayout(0, layout))
@@ -49,15 +52,16 @@ def _multiply(bias, largest, second, kept, ring, there, filled, free, first_row,
         own = gl.load(bias + latents, mask=latents < n_latents, other=-float("inf")).to(gl.float32)
         acts = gl.zeros([ROWS, TILE], gl.float32, layout)
         for part in gl.static_range(PARTS):
-            count = (tile - first) * PARTS + part
-            mbarrier.wait(filled.index(count % STAGES), count // STAGES & 1)
-            acts = warpgroup_mma(kept.index(part), ring.index(count % STAGES).permute((1, 0)), acts, use_acc=part > 0,
+            use = (tile - first) // 2 * PARTS + part
+            slot = WHICH * STAGES + use % STAGES
+            mbarrier.wait(filled.index(slot), use // STAGES & 1)
+            acts = warpgroup_mma(kept.index(part), rings.index(slot).permute((1, 0)), acts, use_acc=part > 0,
                                  is_async=True)
-            if part > 0:
+            if part > 0:  # the chunk before has been read
                 acts = warpgroup_mma_wait(1, deps=[acts])
-                mbarrier.arrive(free.index((count - 1) % STAGES))
+                mbarrier.arrive(free.index(WHICH * STAGES + (use - 1) % STAGES))
         acts = warpgroup_mma_wait(0, deps=[acts])
-        mbarrier.arrive(free.index(((tile - first + 1) * PARTS - 1) % STAGES))
+        mbarrier.arrive(free.index(WHICH * STAGES + ((tile - first) // 2 * PARTS + PARTS - 1) % STAGES))
         first_keys, second_keys = two_largest(acts + own[None, :], lanes, ROWS)
         rows = first_row + gl.arange(0, ROWS, layout=gl.SliceLayout(1, first_keys.type.layout))
         groups = gl.arange(0, GROUPS, layout=gl.SliceLayout(0, first_keys.type.layout))
@@ -70,12 +74,12 @@ def _multiply(bias, largest, second, kept, ring, there, filled, free, first_row,
 def _hopper_maxima_kernel(x, weight, bias, largest, second, n_rows, n_latents, n_tiles, PARTS: gl.constexpr,
                           ROWS: gl.constexpr, STAGES: gl.constexpr, MULTIPLIER: gl.constexpr, LOADER: gl.constexpr):
     kept = gl.allocate_shared_memory(x.dtype, [PARTS, ROWS, CHUNK], x.layout)
-    ring = gl.allocate_shared_memory(weight.dtype, [STAGES, TILE, CHUNK], weight.layout)
+    rings = gl.allocate_shared_memory(weight.dtype, [2 * STAGES, TILE, CHUNK], weight.layout)
     there = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
-    filled = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    free = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    filled = gl.allocate_shared_memory(gl.int64, [2 * STAGES, 1], mbarrier.MBarrierLayout())
+    free = gl.allocate_shared_memory(gl.int64, [2 * STAGES, 1], mbarrier.MBarrierLayout())
     mbarrier.init(there, count=1)
-    for slot in gl.static_range(STAGES):
+    for slot in gl.static_range(2 * STAGES):
         mbarrier.init(filled.index(slot), count=1)
         mbarrier.init(free.index(slot), count=1)
     share = gl.cdiv(n_tiles, gl.num_programs(1))
@@ -83,11 +87,11 @@ def _hopper_maxima_kernel(x, weight, bias, largest, second, n_rows, n_latents, n
     stop = gl.minimum(first + share, n_tiles)
     first_row = gl.program_id(0) * ROWS
     gl.warp_specialize([
-        (_multiply, (bias, largest, second, kept, ring, there, filled, free, first_row, first, stop, n_rows, n_latents,
+        (_multiply, (bias, largest, second, kept, rings, there, filled, free, first_row, first, stop, n_rows, n_latents,
                      n_tiles, 0, PARTS, STAGES, ROWS)),
-        (_multiply, (bias, largest, second, kept, ring, there, filled, free, first_row, first, stop, n_rows, n_latents,
+        (_multiply, (bias, largest, second, kept, rings, there, filled, free, first_row, first, stop, n_rows, n_latents,
                      n_tiles, 1, PARTS, STAGES, ROWS)),
-        (_load, (x, weight, kept, ring, there, filled, free, first_row, first, stop, PARTS, STAGES)),
+        (_load, (x, weight, kept, rings, there, filled, free, first_row, first, stop, PARTS, STAGES)),
     ], [4, 1], [MULTIPLIER, LOADER])
 
 
@@ -102,12 +106,10 @@ def launch(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, largest: t
     """Fills ``largest``, int32 (B, groups), and ``second``, int16, as :mod:`sparsight.kernels.gpu.topk_encode` says."""
     (n_rows, width), n_latents = x.shape, len(weight)
     rows = 128 if width <= 512 else 64
-    tiles = triton.cdiv(n_latents, TILE.value)
-    blocks = triton.cdiv(n_rows, rows)
-    stages = (_SHARED_BYTES // 2 - rows * width) // (TILE.value * CHUNK.value)
-    layout = gl.NVMMASharedLayout(128, 16, 2)
+    tiles, blocks = -(-n_latents // TILE.value), -(-n_rows // rows)
+    stages = (_SHARED_BYTES // 2 - rows * width) // (2 * TILE.value * CHUNK.value)  # of each ring
     _hopper_maxima_kernel[(blocks, runs_for(blocks, tiles, x.device))](
-        TensorDescriptor.from_tensor(x, [rows, CHUNK.value], layout),
-        TensorDescriptor.from_tensor(weight, [TILE.value, CHUNK.value], layout),
-        bias, largest, second, n_rows, n_latents, tiles, PARTS=width // CHUNK.value, ROWS=rows, STAGES=min(stages, 8),
+        TensorDescriptor.from_tensor(x, [rows, CHUNK.value], _LAYOUT),
+        TensorDescriptor.from_tensor(weight, [TILE.value, CHUNK.value], _LAYOUT),
+        bias, largest, second, n_rows, n_latents, tiles, PARTS=width // CHUNK.value, ROWS=rows, STAGES=min(stages, 4),
         MULTIPLIER=_MULTIPLIER_REGISTERS, LOADER=_LOADER_REGISTERS, num_warps=4)

@@ -43,9 +43,25 @@ def train_sae(
     weighting: Annotated[str, typer.Option(metavar="none|idf|bm25", help="How the field weights features: by rarity, "
                                            "and in documents by BM25's saturation.")] = "none",
     k1: Annotated[float, typer.Option(min=0.0, max=100.0, help="That saturation; the smaller, the more.")] = 1.2,
+    config: Annotated[str, typer.Option(metavar="FILE.toml", help="Settings of a run outside a collection; needs "
+                                        "--vectors and --out, and the options above do not count.")] = "",
+    vectors: Annotated[str, typer.Option(metavar="FILE.npy", help="Vectors that the run is trained on.")] = "",
+    queries: Annotated[str, typer.Option(metavar="FILE.npy", help="Queries that losses learn rankings from; vectors "
+                                         "themselves if left out.")] = "",
+    out: Annotated[str, typer.Option(metavar="DIR", help="Folder of the run; the same command goes on with it.")] = "",
+    slice_seconds: Annotated[float, typer.Option("--slice", min=0, metavar="SECONDS", help="Stop a run after so long; "
+                                                 "0: no limit.")] = 0.0,
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where the run is trained.")] = "auto",
+    changes: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Another value for a setting "
+                                                      "of the file; may be repeated.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a sparse autoencoder in a collection, and name its features."""
+    """Train a sparse autoencoder in a collection, and name its features; or, with --config, on a file of vectors."""
+    if config or vectors or out:
+        if not (config and vectors and out):
+            raise Usage("a run outside a collection needs --config, --vectors and --out", field="--config")
+        _train_sae_run(config, vectors, out, queries, slice_seconds, device, changes or [], as_json)
+        return
     with Output.of(as_json) as output, open_store(data, server, write=True) as store:
         target = open_collection(store, collection)
         started = time.perf_counter()
@@ -60,6 +76,27 @@ def train_sae(
         output.console.print(f"trained {field} of {target.name} in {seconds:.1f} s")
         for name, value in operation.result.items():
             output.console.print(f"  {name}: {value:.4g}" if isinstance(value, float) else f"  {name}: {value}")
+
+
+def _train_sae_run(config: str, vectors: str, out: str, queries: str, slice_seconds: float, device: str,
+                   changes: list[str], as_json: bool) -> None:
+    with Output.of(as_json) as output:
+        from sparsight.retrieval.sae_training import train_sae_run
+
+        report = train_sae_run(config, vectors, out, queries=queries or None, slice_seconds=slice_seconds,
+                               device=device, changes=changes,
+                               say=lambda line: output.notes.print(line, markup=False, soft_wrap=True))
+        output.result({"finished": report.finished, "step": report.step, "steps": report.steps,
+                       "seconds": round(report.seconds, 1), "out": report.folder, "model": report.model,
+                       "plot": report.plot, "last": report.last})
+        if report.finished:
+            output.console.print(f"trained {report.steps:,} steps in {report.seconds:.0f} s: {report.model}",
+                                 soft_wrap=True)
+        else:
+            output.console.print(f"the slice is over at step {report.step:,} of {report.steps:,}: the same command "
+                                 "goes on from there", soft_wrap=True)
+        if report.plot is not None:
+            output.console.print(f"drawn: {report.plot}", soft_wrap=True)
 
 
 def train_splade(

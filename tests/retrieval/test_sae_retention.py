@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -205,6 +206,14 @@ def test_codes_that_the_encoder_did_not_make(judged, sae):
         order = np.argsort(-np.round(queries @ weights.T, 6), axis=1, kind="stable")
         assert np.mean(np.abs(one.quality.ndcg - measure(judged, order.astype(np.int64)).ndcg) > 1e-9) <= 0.02
         assert one.mode == "topk"
+
+    def in_slots(x: np.ndarray, k: int) -> Any:
+        codes = doubled(x, k).toarray()
+        latents = np.argsort(-codes, axis=1, kind="stable")[:, :k]
+        return torch.from_numpy(latents), torch.from_numpy(np.take_along_axis(codes, latents, 1))
+
+    for one, other in zip(made, retentions(stranger, judged, [0, 3], scorers, code=in_slots), strict=True):
+        assert one.quality.ndcg == pytest.approx(other.quality.ndcg) and one.postings == other.postings
 
 
 def test_one_k_by_two_names_is_measured_once(judged, sae):

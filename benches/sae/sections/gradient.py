@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,7 +22,7 @@ __all__ = ["section"]
 
 _LATENTS = 4096
 _K = 8
-_WEIGHTS = (0.5, 2.0)
+_WEIGHTS = (0.05, 0.5)
 _SEEDS = 2
 _SCORER = "decode-all"
 _PLAIN, _GRADED = "TopK", "gradient"
@@ -36,7 +36,7 @@ def section(lab: Lab) -> list[Row]:
               for weight in _WEIGHTS}
     best = max(_WEIGHTS, key=on_dev.__getitem__)
     test = Retained(lab, lab.data.judged)
-    made = {_PLAIN: control, _GRADED: partial(cell, gradient_weight=best)}
+    made: dict[str, Callable[..., SAEConfig]] = {_PLAIN: control, _GRADED: partial(cell, gradient_weight=best)}
     found = {name: [_run(lab, test, make(lab, n, k, seed=seed)) for seed in range(_SEEDS)]
              for name, make in made.items()}
     chosen = [row("gradient", model=_GRADED, weight=weight, seed=0, set="dev sets, mean", retention=kept, fvu="",
