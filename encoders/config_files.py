@@ -29,8 +29,8 @@ def check_known(key: str, name: str, known: Collection[str]) -> None:
 
 
 def check_value(key: str, value: Any, default: Any, *, least: float | None = None, most: float | None = None,
-                choices: tuple[str, ...] = (), field: str = "") -> None:
-    """Raise InvalidArgumentError unless a value has its default's type and is in range.
+                choices: tuple[str, ...] = (), field: str = "") -> Any:
+    """The value as its default's type; InvalidArgumentError unless it is of that type and in range.
 
     A whole number will do where the default is a float, and a number of numpy where it is a number. Of a tuple, which
     is one of whole numbers, the entries are in range. NaN never is.
@@ -46,6 +46,7 @@ def check_value(key: str, value: Any, default: Any, *, least: float | None = Non
         raise wrong(key, "one of " + ", ".join(f'"{choice}"' for choice in choices), f'"{value}"', field=field)
     if least is not None and most is not None and not all(least <= entry <= most for entry in entries):
         raise wrong(key, f"{expected} in [{least:g}, {most:g}]", value, field=field)
+    return tuple(map(int, value)) if kind is tuple else kind(value) if kind in (int, float) else value
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -73,7 +73,7 @@ class SAEModel:
         Latents of ``always`` are kept in any case.
         """
         return _row(weigh_query(SparseVector(row.term_ids, row.values), self.factors(spec), max_terms,
-                                usual=self.sae.usual, always=always))
+                                always=always))
 
 
 def _row(vector: SparseVector) -> SparseRow:

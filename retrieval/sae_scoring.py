@@ -54,8 +54,8 @@ class Scorer:
 
     Notes
     -----
-    How often latents fire, and how strongly, is what the autoencoder says of its training rows for its own codes; for
-    others, or where it has no such statistics, what these documents say.
+    How often latents fire is what the autoencoder says of its training rows for its own codes; for others, or where it
+    has no such statistics, what these documents say.
     """
 
     query: Literal["decode", "symmetric"] = "decode"
@@ -176,23 +176,19 @@ class CodedSet:
             latents, values = _codes(self.sae, self.judged.queries[rows], active, self.device, self.code)
             weights = asked.new_zeros(len(asked), self.sae.n_latents).scatter_add_(1, latents, values)
         if scorer.idf:
-            weights = weights * torch.from_numpy(idf(self._statistics(k)[0])).to(self.device)
+            weights = weights * torch.from_numpy(idf(self._density(k))).to(self.device)
         if scorer.query == "decode" and 0 < scorer.m < self.sae.n_latents:
-            rank = weights.abs() if scorer.by_size else _importance(weights, self._statistics(k)[1])
+            rank = weights.abs() if scorer.by_size else torch.where(weights > 0, weights, -0.5 * weights)
             kept = rank.topk(scorer.m, dim=1, sorted=False).indices
             weights = weights.new_zeros(weights.shape).scatter_(1, kept, weights.gather(1, kept))
         return weights.T.contiguous()
 
-    def _statistics(self, k: int) -> tuple[F32, F32]:
-        """Density of latents and root mean square of their values, both float32 (F,)."""
-        import torch
-
+    def _density(self, k: int) -> F32:
+        """Share of documents that each latent fires on, float32 (F,)."""
         if self._described(k):
-            return self.sae.density, self.sae.usual
-        latents, values = self.codes(k)
-        squares = torch.zeros_like(self.impact_scale).scatter_add_(0, latents.flatten(), values.square().flatten())
-        means = torch.stack([self.counts(k).float(), squares]).cpu().numpy() / np.float32(len(latents))
-        return means[0], np.sqrt(means[1])
+            return self.sae.density
+        density: F32 = self.counts(k).float().cpu().numpy() / np.float32(len(self.judged.documents))
+        return density
 
     def _described(self, k: int) -> bool:
         """Whether the autoencoder's statistics are of these codes."""
@@ -223,14 +219,6 @@ class CodedSet:
             scale = torch.zeros_like(scale).scatter_reduce_(0, latents.flatten(), values.flatten(), "amax")
         unit = scale[latents].double().clamp_min(1e-30) / _LEVELS
         return latents, ((values / unit).round().clamp_max(_LEVELS) * unit).float()
-
-
-def _importance(weights: torch.Tensor, usual: F32) -> torch.Tensor:
-    """`sparsight.encoders.sae.weighting.importance` on the weights' device."""
-    import torch
-
-    sizes = torch.from_numpy(usual).to(weights.device).clamp_min(1e-12)
-    return torch.where(weights > 0, weights.square() * sizes, -1 / (weights.abs() * sizes).clamp_min(1e-30))
 
 
 def _codes(sae: SAE, x: F32, k: int, device: str, code: Coder | None = None) -> tuple[torch.Tensor, torch.Tensor]:

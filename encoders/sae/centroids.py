@@ -9,7 +9,8 @@ __all__ = ["centroids"]
 _AT_ONCE = 16_384  # rows compared at a time
 
 
-def centroids(x: torch.Tensor, count: int, *, rounds: int = 10, seed: int = 0, most_rows: int = 200_000) -> torch.Tensor:
+def centroids(x: torch.Tensor, count: int, *, rounds: int = 10, seed: int = 0,
+              most_rows: int = 200_000) -> torch.Tensor:
     """Unit centres of rows by cosine.
 
     Parameters

@@ -114,8 +114,9 @@ class SAEConfig:
         for item in fields(self):
             if item.name != "losses":
                 least, most = _LIMITS.get(item.name, (None, None))
-                check_value(item.name, getattr(self, item.name), item.default, least=least, most=most,
-                            choices=_CHOICES.get(item.name, ()), field=f"config.{item.name}")
+                object.__setattr__(self, item.name, check_value(
+                    item.name, getattr(self, item.name), item.default, least=least, most=most,
+                    choices=_CHOICES.get(item.name, ()), field=f"config.{item.name}"))
         if self.n_latents and self.k > self.n_latents:
             raise _wrong("k", f"at most n_latents, {self.n_latents}", self.k)
         if self.pursuit and self.activation != "topk":

@@ -17,6 +17,7 @@ from sparsight.encoders.sae.sparse_codes import LatentOrder, decode
 __all__ = ["Dictionary"]
 
 _SAMPLE = 512  # rows
+_LEAST_THRESHOLD = 1e-3
 
 
 class Dictionary:
@@ -50,7 +51,8 @@ class Dictionary:
         if config.tie != "hard":
             self.parameters["w_enc"] = start * _encoder_scale(x, start, config.k)
         if config.activation == "jumprelu":
-            self.parameters["threshold"] = x.new_full((config.n_latents,), 0.5)
+            first = _first_threshold(x, self.encoder(self.decoder()), round(config.k * config.anneal_from))
+            self.parameters["threshold"] = x.new_full((config.n_latents,), first)
         for parameter in self.parameters.values():
             parameter.requires_grad_()
 
@@ -97,7 +99,7 @@ class Dictionary:
             mix /= mix.sum(1, keepdim=True) + 1e-8
             rest *= (self.config.relaxation / rest.norm(dim=1, keepdim=True).clamp_min(1e-12)).clamp_max(1.0)
         if "threshold" in self.parameters:
-            self.parameters["threshold"].clamp_min_(1e-3)
+            self.parameters["threshold"].clamp_min_(_LEAST_THRESHOLD)
 
 
 def _encoder_scale(x: torch.Tensor, rows: torch.Tensor, k: int) -> float:
@@ -109,3 +111,10 @@ def _encoder_scale(x: torch.Tensor, rows: torch.Tensor, k: int) -> float:
     found = (some @ rows.T).topk(min(k, len(rows)), dim=1)
     rebuilt = (found.values.relu()[:, None] @ rows[found.indices])[:, 0]
     return float((some * rebuilt).sum() / rebuilt.square().sum().clamp_min(1e-12))
+
+
+def _first_threshold(x: torch.Tensor, w_enc: torch.Tensor, k: int) -> float:
+    """What k of a row's pre-activations exceed on average: from far off it a threshold would need the whole run."""
+    some = x[:_SAMPLE]
+    pre_acts = (some @ w_enc.T).reshape(-1)
+    return max(float(pre_acts.topk(min(k * len(some), len(pre_acts))).values[-1]), _LEAST_THRESHOLD)

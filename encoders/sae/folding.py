@@ -29,8 +29,8 @@ def folded(preprocessing: Preprocessing, k: int, w_enc: torch.Tensor, b_enc: tor
     Returns
     -------
     SAE
-        Decoder rows have length 1 again: what they gain or lose on the way back goes into the encoder's rows, its biases
-        and the thresholds.
+        Decoder rows have length 1 again: what they gain or lose on the way back goes into the encoder's rows, its
+        biases and the thresholds.
     """
     rows = preprocessing.rows(w_dec)
     sizes = rows.norm(dim=1, keepdim=True)

@@ -49,7 +49,8 @@ class Loss:
 
     def __post_init__(self) -> None:
         for item in fields(self):
-            check_value(f"{self.kind()}.{item.name}", getattr(self, item.name), item.default, **_LIMITS[item.name])
+            object.__setattr__(self, item.name, check_value(
+                f"{self.kind()}.{item.name}", getattr(self, item.name), item.default, **_LIMITS[item.name]))
 
     @classmethod
     def kind(cls) -> str:

@@ -42,6 +42,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from sparsight.encoders.fingerprint import digest_json
+from sparsight.encoders.sae.weighting import importance
 from sparsight.encoders.wheels import file_sha256
 from sparsight.errors import CheckpointError, InvalidArgumentError, InvalidVectorError, ShapeError
 from sparsight.types import SparseVector
@@ -139,16 +140,6 @@ class SAE:
         return "threshold" if self.threshold.size else "topk"
 
     @cached_property
-    def usual(self) -> F32:
-        """Root mean square of each latent's document weight, about: ``scale sqrt(density)``; shape (N,), > 0.
-
-        1 for every latent of a model without statistics.
-        """
-        if not self.density.any():
-            return np.ones(self.n_latents, np.float32)
-        return np.maximum(self.scale * np.sqrt(self.density), 1e-6).astype(np.float32)
-
-    @cached_property
     def fingerprint(self) -> str:
         """Hexadecimal SHA-256 of what decides the codes: weights, thresholds, k. Labels and statistics do not count."""
         return digest_json({"format": 1, "k": self.k, "shape": list(self.W_enc.shape)} | {
@@ -230,7 +221,8 @@ class SAE:
         scorer : "decode" or "symmetric"
             ``w_i . x`` for every latent (signed), or the query's own code.
         max_terms : int
-            Keep that many, largest in size first, equal ones by lower latent; 0 keeps all.
+            Keep that many, by :func:`~sparsight.encoders.sae.weighting.importance`, equal ones by lower latent; 0 keeps
+            all.
 
         Returns
         -------
@@ -341,7 +333,7 @@ def as_codes(latents: NDArray[np.integer[Any]], values: F32, n_latents: int) -> 
 def describe_latents(sae: SAE, x: F32) -> SAE:
     """The autoencoder with ``density``, ``scale`` and ``impact_scale`` taken from embeddings, float32 (B, D).
 
-    ``scale`` is the 90 % quantile of a latent's document weights there and ``impact_scale`` the largest of them; for one
+    ``scale`` is the 90 % quantile of a latent's document weights there, ``impact_scale`` the largest of them; for one
     that never fires the former is 0 and the latter the median of the others.
     """
     weights = sae.document_weights(x).tocsc()
@@ -360,5 +352,5 @@ def describe_latents(sae: SAE, x: F32) -> SAE:
 def _largest(weights: F32, max_terms: int) -> SparseVector:
     latents = np.flatnonzero(weights)
     if 0 < max_terms < len(latents):
-        latents = np.sort(latents[np.argsort(-np.abs(weights[latents]), kind="stable")[:max_terms]])
+        latents = np.sort(latents[np.argsort(-importance(weights[latents]), kind="stable")[:max_terms]])
     return SparseVector(latents.astype(np.uint32), weights[latents].astype(np.float32))

@@ -42,8 +42,8 @@ def make_trainer(x: torch.Tensor, config: SAEConfig, preprocessing: Preprocessin
 class PlainTrainer:
     """A run whose settings are plain; see :class:`sparsight.encoders.sae.trainer.Trainer` for the parameters.
 
-    Beside kernels in bfloat16, what differs: the decoder's bias stays at the data's mean, gradients are not clipped, the
-    learning rate rises over the first 1 % of the steps, and AuxK has 128 latents at most.
+    Beside kernels in bfloat16, what differs: the decoder's bias stays at the data's mean, gradients are not clipped,
+    the learning rate rises over the first 1 % of the steps, and AuxK has 128 latents at most.
     """
 
     def __init__(self, x: torch.Tensor, config: SAEConfig, preprocessing: Preprocessing) -> None:

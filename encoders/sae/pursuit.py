@@ -1,7 +1,7 @@
 """The best codes that a dictionary has for some rows, found greedily, on any device.
 
-Gradient pursuit (Blumensath and Davies 2008, "Gradient Pursuits", IEEE Trans. Signal Processing 56) with values that are
-not negative: k times the atom with the largest product with the residual, and a step for all values along their
+Gradient pursuit (Blumensath and Davies 2008, "Gradient Pursuits", IEEE Trans. Signal Processing 56) with values that
+are not negative: k times the atom with the largest product with the residual, and a step for all values along their
 gradient, exact in length unless a value would fall below 0. Then ``polish`` projected gradient steps with momentum
 (FISTA, Beck and Teboulle 2009) on the chosen atoms. :mod:`sparsight.encoders.sae.refinement` does the same to arrays.
 """

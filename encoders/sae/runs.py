@@ -96,7 +96,7 @@ def train_run(x: NDArray[np.float32], config: SAEConfig, folder: str | Path, *, 
     _draw(config, folder)
     if run.step == trainer.steps:
         last = {f"last_{name}": value for name, value in read_log(folder / "log.jsonl")[-1].items()
-                if name not in ("step", "seconds")}
+                if name not in ("step", "seconds", "k", "rate")}
         sae, report = finished(trainer, x, train, test, {"seconds": round(run.seconds, 3), **last})
         sae.save(folder / "model")
         write_json(folder / "report.json", report)

@@ -179,13 +179,14 @@ class Step:
     def query_weights(self, terms: int) -> torch.Tensor:
         """``w_i . q``, with all but the ``terms`` most important at 0 (0 keeps all): (Q, N).
 
-        They are chosen as :func:`~sparsight.encoders.sae.weighting.importance` does, without the negative ones.
+        They are chosen as :func:`~sparsight.encoders.sae.weighting.importance` does.
         """
         assert self.queries is not None
         weights = self.queries @ self.trainer.preprocessing.rows(self.w_dec).T
         if not 0 < terms < weights.shape[1]:
             return weights
-        sizes = weights.detach().clamp_min(0).square() * self.trainer.usual()
+        sizes = weights.detach()
+        sizes = torch.where(sizes > 0, sizes, -0.5 * sizes)
         bound = sizes.topk(terms, dim=1).values[:, -1:]
         return torch.where(sizes >= bound, weights, 0.0)
 

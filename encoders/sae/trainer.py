@@ -21,7 +21,6 @@ __all__ = ["Trainer"]
 
 _ADAM_EPS = 6.25e-10  # Gao et al. 2024
 _CLIP = 1.0
-_RECENT = 0.99  # of the mean square of activations, by which query weights are pruned
 _DEAD_EVERY = 32  # steps between looks at which latents are dead: each look waits for the GPU
 _BONUS_TAU = 0.05
 
@@ -54,7 +53,6 @@ class Trainer:
         self.silent = torch.zeros(n, dtype=torch.int64, device=x.device)  # rows since a latent last fired
         self.dead_after = max(len(x), 50 * n // config.k)
         self.dead = torch.zeros(0, dtype=torch.int64, device=x.device)
-        self.squares = torch.zeros(n, device=x.device)
         self.others: Sequence[Trainer] = ()
         self._nearest: dict[int, torch.Tensor] = {}
         self._orders: dict[str, torch.Tensor] = {}
@@ -137,9 +135,8 @@ class Trainer:
         """Which latents fired, and how strongly they do."""
         with torch.no_grad():
             values = made.values.detach()
-            squares = made.order.sums(values.square())
-            self.squares.lerp_(squares / len(values), 1 - _RECENT)
-            self.silent = torch.where(squares > 0, 0, self.silent + len(values))
+            fired = made.order.sums(values) > 0
+            self.silent = torch.where(fired, 0, self.silent + len(values))
             if self._step % _DEAD_EVERY == 0:
                 self.dead = (self.silent >= self.dead_after).nonzero()[:, 0]
 
@@ -153,10 +150,6 @@ class Trainer:
             self.dictionary.after_update()
 
     # --- what steps ask for ---------------------------------------------------------------------------------------
-
-    def usual(self) -> torch.Tensor:
-        """How large activations of each latent are over all rows: the root of their mean square, (N,)."""
-        return self.squares.sqrt() + 1e-6
 
     def sizes(self, w_dec: torch.Tensor) -> torch.Tensor | None:
         """Lengths of decoder rows once the preprocessing is undone, up to a factor; None where all are alike."""
@@ -205,7 +198,7 @@ class Trainer:
         """Everything that a later process needs to go on after :meth:`step` number ``self._step``."""
         return {"parameters": {name: p.detach() for name, p in self.dictionary.parameters.items()},
                 "optimiser": self.optimiser.state_dict(), "silent": self.silent, "dead": self.dead,
-                "squares": self.squares, "nearest": self._nearest, "step": self._step}
+                "nearest": self._nearest, "step": self._step}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on where :meth:`state` was taken."""
@@ -213,7 +206,7 @@ class Trainer:
             for name, parameter in self.dictionary.parameters.items():
                 parameter.copy_(state["parameters"][name])
         self.optimiser.load_state_dict(state["optimiser"])
-        self.silent, self.dead, self.squares = state["silent"], state["dead"], state["squares"]
+        self.silent, self.dead = state["silent"], state["dead"]
         self._nearest, self._step = state["nearest"], state["step"]
 
 

@@ -72,9 +72,8 @@ def reference(sae: SAE, judged: JudgedVectors, k: int, scorer: Scorer, rounded: 
     if scorer.idf:
         asked *= idf(sae.density if k == sae.k else np.float32((codes.toarray() > 0).mean(0)))
     if scorer.query == "decode" and scorer.m:
-        usual = sae.usual if k == sae.k else np.sqrt(np.square(codes.toarray()).mean(0))
         for row in asked:
-            rank = np.abs(row) if scorer.by_size else importance(np.float32(row), usual)
+            rank = np.abs(row) if scorer.by_size else importance(np.float32(row))
             row[np.argsort(-rank)[scorer.m:]] = 0
     return asked @ weights.T
 
@@ -200,9 +199,8 @@ def test_codes_that_the_encoder_did_not_make(judged, sae):
             queries = judged.queries.astype(np.float64) @ sae.W_dec.T
         if one.scorer.idf:
             queries *= idf(np.float32((of > 0).mean(0)))
-            usual = np.sqrt(np.square(of).mean(0))
             for row in queries:
-                row[np.argsort(-importance(np.float32(row), usual))[9:]] = 0
+                row[np.argsort(-importance(np.float32(row)))[9:]] = 0
         order = np.argsort(-np.round(queries @ weights.T, 6), axis=1, kind="stable")
         assert np.mean(np.abs(one.quality.ndcg - measure(judged, order.astype(np.int64)).ndcg) > 1e-9) <= 0.02
         assert one.mode == "topk"

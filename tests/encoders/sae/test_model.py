@@ -63,7 +63,7 @@ def test_numbers_by_hand(by_hand: SAE) -> None:
     assert decode.indices.tolist() == [0, 1, 2]
     np.testing.assert_allclose(decode.values, [1, -3, -2 * root], rtol=1e-6)
     (pruned,) = by_hand.query_weights(np.array([[1, -3]], F32), max_terms=2)
-    assert pruned.indices.tolist() == [1, 2]
+    assert pruned.indices.tolist() == [0, 1]  # negative weights count half
     (symmetric,) = by_hand.query_weights(x[1:2], scorer="symmetric", max_terms=1)
     assert symmetric.to_dict() == {2: 2.0}
 
@@ -150,12 +150,12 @@ def test_unpruned_decode_scores_the_reconstruction() -> None:
         np.testing.assert_allclose(scores, expected[query], rtol=1e-4, atol=1e-5)
 
 
-def test_pruning_keeps_the_largest() -> None:
+def test_pruning_keeps_the_largest_and_halves_negative_ones() -> None:
     sae, queries = random_sae(), embeddings(4, seed=2)
     for whole, pruned in zip(
         sae.query_weights(queries, max_terms=0), sae.query_weights(queries, max_terms=7), strict=True
     ):
-        best = sorted(whole.to_dict().items(), key=lambda pair: (-abs(pair[1]), pair[0]))[:7]
+        best = sorted(whole.to_dict().items(), key=lambda pair: (-max(pair[1], -pair[1] / 2), pair[0]))[:7]
         assert pruned.to_dict() == dict(best) and pruned.indices.tolist() == sorted(pruned.indices.tolist())
 
 

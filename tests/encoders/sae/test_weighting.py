@@ -97,7 +97,9 @@ def test_query_weights_by_hand() -> None:
     factors = np.array([0, 9, 1, 9, 9, 4, 0.5], F32)
     assert weigh_query(query, factors).to_dict() == {2: -2.0, 5: 4.0, 6: 1.0}  # a factor of 0 leaves its latent out
     assert weigh_query(query, factors, 2).to_dict() == {2: -2.0, 5: 4.0}  # chosen by what they weigh then
-    assert weigh_query(query, max_terms=2).to_dict() == {0: 3.0, 2: -2.0}  # a tie: the lower latent
+    assert weigh_query(query, max_terms=2).to_dict() == {0: 3.0, 6: 2.0}  # a negative weight counts half
+    assert weigh_query(query, max_terms=3).to_dict() == {0: 3.0, 2: -2.0, 6: 2.0}  # a tie: the lower latent
+    assert weigh_query(query, max_terms=2, always=[5]).to_dict() == {0: 3.0, 5: 1.0}
     with pytest.raises(InvalidArgumentError):
         weigh_query(query, max_terms=-1)
 
