@@ -38,7 +38,7 @@ def check_value(key: str, value: Any, default: Any, *, least: float | None = Non
     kind = type(default)
     expected = _EXPECTED.get(kind, kind.__name__)
     entries = value if isinstance(value, tuple) else (value,)
-    allowed = {int: Integral, float: Real, tuple: Integral}.get(kind, kind)
+    allowed: Any = {int: Integral, float: Real, tuple: Integral}.get(kind, kind)
     fits = (isinstance(entry, allowed) and isinstance(entry, bool) == (kind is bool) for entry in entries)
     if isinstance(value, tuple) != (kind is tuple) or not all(fits):
         raise wrong(key, expected, repr(value), field=field)

@@ -78,7 +78,8 @@ def _tables(given: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _loss(place: str, table: Mapping[str, Any]) -> Loss:
-    settings = {name: tuple(value) if isinstance(value, list) else value for name, value in table.items()}
+    settings: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in table.items()}
     name = settings.pop("kind", None)
     if not isinstance(name, str) or name not in _KINDS:
         raise wrong(f"{place}.kind", "one of " + ", ".join(f'"{kind}"' for kind in _KINDS), repr(name))

@@ -191,7 +191,7 @@ class Trainer:
     def _report(self, folder: Path, seconds: float) -> None:
         """A line of the log: means of what the steps since the last one saw."""
         names = self._log[-1].keys()
-        means = {name: np.mean([float(entry[name]) for entry in self._log if name in entry]) for name in names}
+        means = {name: float(np.mean([float(entry[name]) for entry in self._log if name in entry])) for name in names}
         self._log.clear()
         if self.rank:
             return

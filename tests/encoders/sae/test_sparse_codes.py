@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from sparsight.encoders.sae.sparse_codes import LatentOrder, chosen_pre_acts, decode
+from sparsight.encoders.sae.sparse_codes import LatentOrder, chosen_pre_acts, decode, taken
 
 B, D, N, K = 9, 6, 20, 4
 
@@ -109,3 +109,29 @@ def test_equal_bits(k: int) -> None:
         torch.set_num_threads(before)
     for one, other in zip(*made, strict=True):
         assert torch.equal(one, other)
+
+
+def test_taken() -> None:
+    latents = torch.tensor([[3, 0], [3, 5], [0, 3]])
+    values = torch.arange(7.0, requires_grad=True)
+    found = taken(values, latents, LatentOrder(latents, 7))
+    assert found.tolist() == [[3, 0], [3, 5], [0, 3]]
+    (found * torch.tensor([[1.0, 2.0], [4.0, 8.0], [16.0, 32.0]])).sum().backward()
+    assert values.grad is not None and values.grad.tolist() == [18, 0, 0, 37, 0, 8, 0]
+
+
+def test_taken_has_equal_bits_with_several_threads() -> None:
+    """Half a million entries of 64 latents: indexing's own gradient differs from call to call."""
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randint(0, 64, (4096, 128), generator=generator)
+    scale, order = torch.randn(4096, 128, generator=generator), LatentOrder(latents, 64)
+    before, made = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 2, 2):
+            torch.set_num_threads(threads)
+            values = torch.zeros(64, requires_grad=True)
+            (taken(values, latents, order) * scale).sum().backward()
+            made.append(values.grad)
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(one, made[0]) for one in made)
