@@ -254,7 +254,9 @@ def described(sae: SAE, x: F32, *, device: str = "cpu") -> SAE:
     alive = counts > 0
     largest = np.zeros(sae.n_latents, np.float32)
     np.maximum.at(largest, codes.indices, weights.astype(np.float32))
-    values = weights[np.lexsort((weights, codes.indices))]
+    # By latent, then value, in one sort: floats above 0 keep their order as whole numbers.
+    keys = np.sort(codes.indices.astype(np.int64) << 32 | weights.astype(np.float32).view(np.int32))
+    values = (keys & 0xFFFFFFFF).astype(np.int32).view(np.float32)
     # The quantile lies between two of a latent's sorted values, as numpy has it.
     first, place = (np.cumsum(counts) - counts)[alive], 0.9 * (counts[alive] - 1)
     below = place.astype(np.int64)

@@ -1,7 +1,7 @@
 """Two and four active latents (CSRv2): what is left of three kinds of task, and how many latents stay silent.
 
-CSRv2's scores are means of MTEB's six kinds of task, with e5-Mistral. Three of the kinds can be had here: retrieval,
-and by arXiv's categories classification and clustering, each as a share of the dense vectors' own score.
+CSRv2's scores are means over MTEB's six kinds of task, with e5-Mistral, and shares of the dense vectors' mean. Three of
+the kinds can be had here: retrieval, and by arXiv's categories classification and clustering.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ _CLUSTERINGS = 3
 
 def few_latents(lab: Lab) -> list[Row]:
     """Rows "few_latents": for each k some recipes on the dev sets, and the best of them on the tasks."""
-    dev, tasks, rows = Retained(lab, small_dev(lab)), _Tasks.of(lab), []
+    dev, tasks, rows = Retained(lab, small_dev(lab)), _Tasks(lab), []
     for k, limit in _ASKED.items():
         tried = [_tried(lab, dev, recipe, coding, sae) for recipe, sae in _recipes(lab, k).items()
                  for coding in _CODINGS]
         best = max(tried, key=lambda one: one.dev)
-        kept = tasks.kept(lab, best)
+        kept = tasks.kept(best)
         rows += [one.row(kept if one is best else dict.fromkeys(kept, "")) for one in tried]
         rows += _criteria(k, limit, best, kept, tried)
     return rows
@@ -88,28 +88,25 @@ def _rebuilt(lab: Lab, sae: SAE, coding: Coding, judged: JudgedVectors) -> Short
                         judged.queries)
 
 
-@dataclass(frozen=True, eq=False)
 class _Tasks:
-    """Three kinds of task, and what the dense vectors score in two of them."""
+    """Three kinds of task, and what the dense vectors score in them."""
 
-    retrieval: Retained
-    rows: Labelled
-    classified: float
-    clustered: float
+    def __init__(self, lab: Lab) -> None:
+        self._lab, self._rows, self._retrieval = lab, labelled(lab), Retained(lab, small_test(lab))
+        self._dense = self._scores(self._retrieval.score(), self._rows)
 
-    @classmethod
-    def of(cls, lab: Lab) -> _Tasks:
-        rows = labelled(lab)
-        return cls(Retained(lab, small_test(lab)), rows, share_right(rows, lab.data.device), _clustered(lab, rows))
+    def kept(self, tried: _Tried) -> dict[str, float]:
+        """Shares of the dense scores; "mean" is that of the sums, as averages over kinds of task are compared."""
+        decoded = partial(_decoded, self._lab, tried.sae, tried.coding)
+        found = self._scores(self._retrieval.score(partial(_rebuilt, self._lab, tried.sae, tried.coding)),
+                             self._rows.of(decoded(self._rows.train), decoded(self._rows.test)))
+        shares = {name: score / max(self._dense[name], 1e-12) for name, score in found.items()}
+        return shares | {"mean": sum(found.values()) / sum(self._dense.values())}
 
-    def kept(self, lab: Lab, tried: _Tried) -> dict[str, float]:
-        """Shares of the dense scores, and their mean."""
-        train, test = (_decoded(lab, tried.sae, tried.coding, x) for x in (self.rows.train, self.rows.test))
-        rebuilt = self.rows.of(train, test)
-        shares = {"retrieval": self.retrieval.vectors(partial(_rebuilt, lab, tried.sae, tried.coding)),
-                  "classification": share_right(rebuilt, lab.data.device) / self.classified,
-                  "clustering": _clustered(lab, rebuilt) / max(self.clustered, 1e-12)}
-        return shares | {"mean": float(np.mean(list(shares.values())))}
+    def _scores(self, retrieval: float, rows: Labelled) -> dict[str, float]:
+        """nDCG@10, accuracy and V-measure."""
+        return {"retrieval": retrieval, "classification": share_right(rows, self._lab.data.device),
+                "clustering": _clustered(self._lab, rows)}
 
 
 def _clustered(lab: Lab, rows: Labelled) -> float:

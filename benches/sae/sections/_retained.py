@@ -8,7 +8,7 @@ import numpy as np
 
 from benches.sae.lab import Lab
 from sparsight.encoders.sae.model import SAE
-from sparsight.retrieval.judged_vectors import JudgedVectors
+from sparsight.retrieval.judged_vectors import JudgedVectors, Quality
 from sparsight.retrieval.sae_baselines import ShortVectors
 from sparsight.retrieval.sae_retention import Retention, dense_quality, parse_scorer, ratio, retentions
 
@@ -48,9 +48,16 @@ class Retained:
         return dict(zip(scorers, means.tolist(), strict=True))
 
     def vectors(self, make: Callable[[JudgedVectors], ShortVectors]) -> float:
-        """Mean over the sets of what ``make`` makes of each."""
-        return float(np.mean([ratio(make(judged).quality(judged, device=self.device).ndcg, self._dense[name].ndcg)
-                              for name, judged in self.sets.items()]))
+        """Mean over the sets of what is left by what ``make`` makes of each."""
+        return float(np.mean([ratio(of.ndcg, self._dense[name].ndcg) for name, of in self._quality(make).items()]))
+
+    def score(self, make: Callable[[JudgedVectors], ShortVectors] | None = None) -> float:
+        """nDCG@10 itself, mean over the sets; without ``make`` that of the dense vectors."""
+        found = self._dense if make is None else self._quality(make)
+        return float(np.mean([of.ndcg.mean() for of in found.values()]))
+
+    def _quality(self, make: Callable[[JudgedVectors], ShortVectors]) -> dict[str, Quality]:
+        return {name: make(judged).quality(judged, device=self.device) for name, judged in self.sets.items()}
 
     def _found(self, sae: SAE, k: int, scorers: Sequence[str]) -> list[list[Retention]]:
         wanted = [parse_scorer(scorer) for scorer in scorers]

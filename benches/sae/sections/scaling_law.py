@@ -25,19 +25,25 @@ _SECOND, _FOURTH = "Scaling and evaluating", "Disentangling dense embeddings"
 
 
 def section(lab: Lab) -> list[Row]:
-    """Rows "grid", one a cell; "scaling", the law; "budgets", FVU by k of a model with and without multi-TopK."""
+    """Rows "grid", a cell each; "scaling", the law of cells up to some k; "budgets", FVU by k, multi-TopK or not."""
     sizes, ks = lab.scale(_LATENTS, _SMALL_LATENTS), lab.scale(_KS, _SMALL_KS)
     grid = [_cell_row(lab, n, k) for n in sizes for k in ks]
-    fit = fit_scaling(*([of[key] for of in grid] for key in ("n_latents", "k", "fvu")))
-    law = row("scaling", **asdict(fit.law), r2=fit.r2, held_out_r2=fit.held_out_r2)
+    fits = {most: _fitted([of for of in grid if of["k"] <= most]) for most in ks[2:]}
+    laws = [row("scaling", k_up_to=most, **asdict(fit.law), r2=fit.r2, held_out_r2=fit.held_out_r2)
+            for most, fit in fits.items()]
     budgets = _budgets(lab, *lab.scale(_MULTI, (64, 2)))
-    return [*grid, law, *budgets, *_of_scaling(grid, fit), *_of_budgets(budgets), *_of_abstracts(lab, grid)]
+    return [*grid, *laws, *budgets, *_of_scaling(grid, fits), *_of_budgets(budgets), *_of_abstracts(lab, grid)]
 
 
 def _cell_row(lab: Lab, n: int, k: int) -> Row:
     sae, report = lab.train("grid", plain(lab, n, k))
     return row("grid", n_latents=n, k=k, fvu=report["fvu"], l0=report["l0"], dead=silent(sae), rows=report["rows"],
                steps=report["steps"], seconds=report["seconds"])
+
+
+def _fitted(cells: Sequence[Row]) -> ScalingFit:
+    """The joint law of some cells; it needs three different k."""
+    return fit_scaling(*([of[key] for of in cells] for key in ("n_latents", "k", "fvu")))
 
 
 def _budgets(lab: Lab, n: int, k: int) -> list[Row]:
@@ -63,7 +69,9 @@ def _between(low: int, high: int) -> list[int]:
     return sorted({round(low * 2 ** (i / 2)) for i in range(count + 1)})
 
 
-def _of_scaling(grid: Sequence[Row], fit: ScalingFit) -> list[Row]:
+def _of_scaling(grid: Sequence[Row], fits: dict[int, ScalingFit]) -> list[Row]:
+    fit = fits[max(fits)]
+    less = ", ".join(f"up to {most} {of.held_out_r2:.4f}" for most, of in fits.items() if of is not fit)
     largest = max(of["n_latents"] for of in grid)
     dead = {of["k"]: 100 * of["dead"] for of in grid if of["n_latents"] == largest}
     several = ", ".join(f"k {k}: {share:.2f}" for k, share in dead.items())
@@ -71,7 +79,8 @@ def _of_scaling(grid: Sequence[Row], fit: ScalingFit) -> list[Row]:
     return [
         asked(2, _SECOND, "FVU by N and k follows the joint law: R2 on held-out cells", fit.held_out_r2, "at least",
               0.99, unit="R2", note=f"{len(grid)} cells in 5 folds, each predicted without its own; furthest off "
-                                    f"{furthest:.1f} %; gamma {fit.law.gamma:.3f}; {_settings(grid)}"),
+                                    f"{furthest:.1f} %; gamma {fit.law.gamma:.3f}; R2 of cells with k {less}; "
+                                    f"{_settings(grid)}"),
         asked(2, _SECOND, f"silent latents at N = {largest:,}", max(dead.values()), "at most", 7.0, unit="%",
               note=f"the worst of {several}; in no code of rows that were trained on; {_settings(grid)}"),
     ]  # fmt: skip
