@@ -9,8 +9,7 @@ __all__ = ["centroids"]
 _AT_ONCE = 16_384  # rows compared at a time
 
 
-def centroids(x: torch.Tensor, count: int, *, rounds: int = 10, seed: int = 0,
-              most_rows: int = 200_000) -> torch.Tensor:
+def centroids(x: torch.Tensor, count: int, *, rounds: int = 0, seed: int = 0, most_rows: int = 0) -> torch.Tensor:
     """Unit centres of rows by cosine.
 
     Parameters
@@ -19,9 +18,11 @@ def centroids(x: torch.Tensor, count: int, *, rounds: int = 10, seed: int = 0,
     count : int
         Where there are fewer rows, some centres are random directions.
     rounds : int
-        Of Lloyd's algorithm.
+        Of Lloyd's algorithm; 0 takes 10 on a GPU and 4 elsewhere.
     seed : int
         Of the rows that it starts from, and of those that take part where there are more than ``most_rows``.
+    most_rows : int
+        0 takes 200,000 on a GPU and 50,000 elsewhere, where a round of those with 16,384 centres is 10 s of one core.
 
     Returns
     -------
@@ -32,6 +33,7 @@ def centroids(x: torch.Tensor, count: int, *, rounds: int = 10, seed: int = 0,
     ----------
     Dhillon and Modha 2001, "Concept Decompositions for Large Sparse Text Data Using Clustering", Machine Learning 42.
     """
+    rounds, most_rows = rounds or (10 if x.is_cuda else 4), most_rows or (200_000 if x.is_cuda else 50_000)
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(x), generator=generator)
     rows = torch.nn.functional.normalize(x[order[:most_rows].to(x.device)], dim=1)

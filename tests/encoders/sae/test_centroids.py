@@ -25,6 +25,14 @@ def test_by_hand() -> None:
     torch.testing.assert_close(middle, torch.full((1, 2), 0.5**0.5))
 
 
+def test_a_centre_that_no_row_is_nearest_to_stays() -> None:
+    x = torch.tensor([[0.6, 0.8], [0.6, 0.8], [1.0, 0.0], [0.6, 0.8]])
+    for seed in range(6):  # some start from two equal rows: the second of them gets none
+        found = centroids(x, 3, seed=seed)
+        torch.testing.assert_close(found.norm(dim=1), torch.ones(3))
+        assert {(round(a, 4), round(b, 4)) for a, b in found.tolist()} == {(0.6, 0.8), (1.0, 0.0)}
+
+
 def test_clusters_are_found() -> None:
     truth = torch.nn.functional.normalize(torch.eye(6) + 0.1 * directions(6, 6), dim=1)
     x = truth.repeat_interleave(50, 0) + 0.05 * directions(300, 6, seed=1)

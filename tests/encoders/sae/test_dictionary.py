@@ -181,6 +181,17 @@ def test_its_rows_are_mixes_near_the_hull(planted: Callable[..., np.ndarray], tr
     assert rest.norm(dim=1).max() > 0.99 * relaxation and (mix > 0).sum(1).float().mean() > 1.5
 
 
+def test_archetypal_parameters_are_put_back_by_hand(x: torch.Tensor) -> None:
+    dictionary = made(x, dictionary="archetypal", support=3, relaxation=0.5)
+    mix, rest = dictionary.parameters["mix"], dictionary.parameters["rest"]
+    with torch.no_grad():
+        mix[:2] = torch.tensor([[0.6, 0.2, -0.5], [2.0, 0.0, 2.0]])
+        rest[0, :2], rest[1, :2] = torch.tensor([3.0, 4.0]), torch.tensor([0.1, 0.2])
+        dictionary.after_update()
+    np.testing.assert_allclose(mix[:2].detach(), [[0.75, 0.25, 0], [0.5, 0, 0.5]], atol=1e-6)
+    np.testing.assert_allclose(rest[:2, :2].detach(), [[0.3, 0.4], [0.1, 0.2]], atol=1e-6)
+
+
 def test_relaxation_0_stays_in_the_hull(planted: Callable[..., np.ndarray], trainer_of: Any) -> None:
     trainer = trainer_of(planted(), n_latents=N, dictionary="archetypal", support=6, relaxation=0.0)
     for step in range(10):

@@ -325,10 +325,15 @@ def test_state_and_restore(x: np.ndarray, trainer_of: Any) -> None:
 
     for settings in (SETTINGS["jumprelu"], SETTINGS["archetypal"], {"losses": (Masked(), AuxK())}):
         whole, first, second = (trainer_of(x, batch=50, **settings) for _ in range(3))
+        for trainer in (whole, first):
+            with torch.no_grad():
+                trainer.dictionary.parameters["b_enc"][:32] = -1.0
+            trainer.silent[:32] = 10**6  # dead at the look of step 0; the next is that of step 32
         for step in range(40):
             whole.step(step)
         for step in range(17):
             first.step(step)
+        assert len(first.dead) > 0
         file = io.BytesIO()
         torch.save(first.state(), file)
         file.seek(0)
@@ -367,6 +372,36 @@ def test_held_out_rows_are_not_trained_on(x: np.ndarray) -> None:
     np.testing.assert_array_equal(train, same)  # whatever the seed
     assert len(test) == 60 and not {row.tobytes() for row in train} & {row.tobytes() for row in test}
     assert {row.tobytes() for row in x} == {row.tobytes() for row in np.concatenate([train, test])}
+
+
+@pytest.mark.parametrize("kind", ["center", "whiten"])
+def test_inputs_are_centred_and_whitened_by_a_background(x: np.ndarray, planted: Any, kind: str) -> None:
+    other = (planted(300, seed=9) * np.linspace(0.5, 2, x.shape[1]) + 0.1).astype(np.float32)
+    config = replace(SHORT, preprocess=kind, held_out=0.0)
+    (trainer,), _, _ = prepared(x, [config], None, "cpu", background=other)
+    seen = trainer.preprocessing(torch.from_numpy(other))
+    assert seen.mean(0).abs().max() < 1e-4
+    if kind == "whiten":
+        covariance = seen.T @ seen / len(seen)
+        assert (covariance - torch.eye(len(covariance))).abs().max() < 0.05  # but for the ridge
+    else:
+        assert seen.square().sum(1).mean() == pytest.approx(x.shape[1] * np.square(other - other.mean(0)).sum(1).mean(),
+                                                            rel=1e-3)
+    torch.testing.assert_close(trainer.preprocessing.restored(trainer.x), torch.from_numpy(x), atol=1e-5, rtol=0)
+    ((sae, report),) = train_many(x, [config], background=other)
+    ((same, _),) = train_many(x, [config], background=x)
+    ((own, _),) = train_many(x, [config])
+    assert report["fvu"] == pytest.approx(share_missed(sae, x)) and report["fvu"] < 0.9
+    assert same.fingerprint == own.fingerprint != sae.fingerprint
+
+
+@pytest.mark.parametrize(("rows", "error"), [
+    (np.ones((5, 3), np.float32), ShapeError), (np.ones((1, 16), np.float32), ShapeError),
+    (np.full((5, 16), np.nan, np.float32), InvalidVectorError), (np.ones((5, 16), np.int64), ShapeError)])
+def test_wrong_background(x: np.ndarray, rows: np.ndarray, error: type[Exception]) -> None:
+    with pytest.raises(error) as caught:
+        train_many(x, [SHORT], background=rows)
+    assert caught.value.field == "background"  # type: ignore[attr-defined]
 
 
 def test_neighbours_that_are_held_out_are_replaced(x: np.ndarray, planted: Any) -> None:
