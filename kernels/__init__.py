@@ -1,4 +1,4 @@
-"""The hot loops: top-k search over postings, dot products, the encoder of a sparse autoencoder.
+"""The hot loops: top-k search over postings, dot products, the codes of a sparse autoencoder.
 
 Each kernel exists twice under one name: in :mod:`sparsight.kernels.reference` (numpy, the specification) and in
 ``cpu/`` (C++, for AVX-512, AVX2 or any processor, chosen when it runs). The functions here check their arguments and
@@ -10,6 +10,7 @@ from __future__ import annotations
 from sparsight.kernels.dots import score_passages, sparse_dot_dense, sparse_dot_sparse
 from sparsight.kernels.encode import threshold_encode, topk_encode
 from sparsight.kernels.paths import available_paths, default_path
+from sparsight.kernels.pursuit import pursue
 from sparsight.kernels.search import quantise_weights, score_postings, topk_documents, topk_documents_batch
 from sparsight.kernels.types import EXACT, CancelFlag, Effort, Forward, Postings, TopK, Work
 from sparsight.kernels.wordpiece import WordPiece
@@ -25,6 +26,7 @@ __all__ = [
     "Work",
     "available_paths",
     "default_path",
+    "pursue",
     "quantise_weights",
     "score_passages",
     "score_postings",

@@ -187,7 +187,8 @@ class CodedSet:
         """Share of documents that each latent fires on, float32 (F,)."""
         if self._described(k):
             return self.sae.density
-        density: F32 = self.counts(k).float().cpu().numpy() / np.float32(len(self.judged.documents))
+        shares = self.counts(k).float() / len(self.judged.documents)
+        density: F32 = shares.cpu().numpy()
         return density
 
     def _described(self, k: int) -> bool:

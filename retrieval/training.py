@@ -75,7 +75,8 @@ def train_collection_sae(
             raise FailedPreconditionError(
                 f"training needs at least {MIN_PASSAGES} passages with vectors; found {len(vectors)}"
             )
-        config = SAEConfig(**{name: value for name, value in arguments.items() if value or name == "seed"})
+        settings: dict[str, Any] = {name: value for name, value in arguments.items() if value or name == "seed"}
+        config = SAEConfig(**settings)
 
         def stepped(done: int, total: int, *_: Any) -> None:
             progress(0.8 * done / max(1, total), f"training on {len(vectors):,} vectors")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from sparsight.encoders.sae.model import SAE
 
-__all__ = ["encode", "errors"]
+__all__ = ["document_codes", "encode", "errors"]
 
 F32 = NDArray[np.float32]
 _ENTRIES = 1 << 27  # pre-activations at once: 512 MiB
@@ -49,6 +49,31 @@ def encode(sae: SAE, x: F32, *, device: str = "cpu") -> csr_matrix:
     check_rows("x", x, columns=sae.d_in)
     where = torch_device(device)
     return sae.encode(x) if where.type == "cpu" else _encode(sae, x, where)
+
+
+def document_codes(sae: SAE, x: F32, *, device: str = "cpu") -> csr_matrix:
+    """Codes as :meth:`SAE.document_codes` gives them, computed on a device.
+
+    Parameters
+    ----------
+    sae, x, device
+        As :func:`encode`. By pursuit a device chooses other latents than the CPU in some rows, about as good ones:
+        :func:`sparsight.encoders.sae.refinement.pursue`.
+
+    Returns
+    -------
+    csr_matrix, float32, shape (B, N)
+
+    Raises
+    ------
+    ShapeError, InvalidVectorError, InvalidArgumentError
+        As :func:`encode`.
+    """
+    if sae.document_mode == "encoder":
+        return encode(sae, x, device=device)
+    from sparsight.encoders.sae.refinement import pursue
+
+    return pursue(sae, x, device=device)
 
 
 def errors(sae: SAE, x: F32, codes: csr_matrix, *, device: str = "cpu") -> F32:

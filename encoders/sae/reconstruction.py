@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -134,7 +135,7 @@ def spread(x: F32) -> F64:
     return _squares(x - x.mean(0, dtype=np.float64).astype(x.dtype))
 
 
-def fvu(x: F32, wrong: F32) -> float:
+def fvu(x: F32, wrong: NDArray[Any]) -> float:
     """Fraction of variance unexplained by reconstructions with errors ``wrong = x - xhat``, both (B, D)."""
     return float(_squares(wrong).sum() / spread(x).sum())
 
@@ -165,7 +166,7 @@ def density_histogram(density: F64, *, bins: int = 24, lowest: float = 1e-6) -> 
     return DensityHistogram(edges=edges, counts=counts.astype(np.int64), silent=int((density == 0).sum()))
 
 
-def _squares(x: F32) -> F64:
+def _squares(x: NDArray[Any]) -> F64:
     return np.einsum("ij,ij->i", x, x, dtype=np.float64)
 
 

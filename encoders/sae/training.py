@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsight.encoders.sae.checks import torch_device
+from sparsight.encoders.sae.checks import check_rows, torch_device
 from sparsight.encoders.sae.config import SAEConfig, default_epochs, default_n_latents
 from sparsight.encoders.sae.model import SAE, describe_latents
 from sparsight.encoders.sae.thresholds import calibrated
@@ -80,20 +80,31 @@ def train_sae(x: NDArray[np.float32], config: SAEConfig = _DEFAULTS, *, neighbou
 
 
 def train_many(x: NDArray[np.float32], configs: Sequence[SAEConfig], *, neighbours: Neighbours | None = None,
-               device: str = "cpu", progress: Progress | None = None,
+               background: NDArray[np.float32] | None = None, device: str = "cpu", progress: Progress | None = None,
                cancelled: Callable[[], bool] | None = None) -> list[tuple[SAE, dict[str, Any]]]:
     """Train several autoencoders on the same rows, step by step beside each other; see :func:`train_sae`.
 
     Data is prepared and held once. Seeds that a loss is to draw together (``Mutual``) have to be trained so. All
     configurations must agree in ``preprocess``, ``held_out`` and the seed-independent split; the first one's count.
 
+    Parameters
+    ----------
+    background : float32, shape (M, D), optional
+        Embeddings of other texts, by whose mean and variance inputs are centred or whitened in place of those of ``x``:
+        what varies everywhere then counts less than what is special about ``x`` (Donhauser et al. 2024, "Towards
+        scientific discovery with dictionary learning", whiten by control samples).
+    others
+        As in :func:`train_sae`.
+
     Raises
     ------
+    ShapeError, InvalidVectorError
+        Also if ``background`` is no such matrix, holds NaN or infinity, or has less than two rows.
     InvalidArgumentError
         Also if there is no configuration, or they differ where they may not.
     """
     started = time.monotonic()
-    trainers, train, test = prepared(x, configs, neighbours, device, quick=True)
+    trainers, train, test = prepared(x, configs, neighbours, device, background=background, quick=True)
     last = _run(trainers, progress, cancelled)
     seconds = round(time.monotonic() - started, 3)
     return [finished(trainer, x, train, test, {"seconds": seconds, **seen})
@@ -101,8 +112,9 @@ def train_many(x: NDArray[np.float32], configs: Sequence[SAEConfig], *, neighbou
 
 
 def prepared(x: NDArray[np.float32], configs: Sequence[SAEConfig], neighbours: Neighbours | None, device: str, *,
-             quick: bool = False) -> tuple[list[Trainer], NDArray[np.float32], NDArray[np.float32]]:
-    """Trainers before their first step, the rows that they train on, and those held out; raises as train_sae.
+             background: NDArray[np.float32] | None = None, quick: bool = False,
+             ) -> tuple[list[Trainer], NDArray[np.float32], NDArray[np.float32]]:
+    """Trainers before their first step, the rows that they train on, and those held out; raises as train_many.
 
     Those of ``quick`` are the fastest for their settings and device, but cannot be stopped and gone on with.
     """
@@ -119,9 +131,11 @@ def prepared(x: NDArray[np.float32], configs: Sequence[SAEConfig], neighbours: N
     needed = any(config.needs_neighbours for config in filled)
     inner = _among(neighbours, len(x), held) if neighbours is not None and needed else None
     rows = torch.from_numpy(np.ascontiguousarray(train)).to(place)
-    preprocessing = fit(rows, filled[0].preprocess)
+    usual = rows if background is None else torch.from_numpy(_background(background, x.shape[1])).to(place)
+    preprocessing = fit(usual, filled[0].preprocess)
     rows = preprocessing(rows)
-    make: Any = make_trainer if quick else Trainer
+    # The quick one leaves the decoder's bias at the inputs' origin, which here need not be near them.
+    make: Any = make_trainer if quick and background is None else Trainer
     trainers = [make(rows, config, preprocessing, inner if config.needs_neighbours else None) for config in filled]
     for trainer in trainers:
         trainer.others = [other for other in trainers if other is not trainer]
@@ -191,6 +205,13 @@ def checked(x: NDArray[np.float32], configs: Sequence[SAEConfig], neighbours: Ne
             raise ShapeError(f"expected neighbours among {len(x)} rows of {x.shape[1]} components, got queries "
                              f"{neighbours.queries.shape} and rows {neighbours.rows.shape}", field="neighbours")
     return filled
+
+
+def _background(rows: NDArray[np.float32], width: int) -> NDArray[np.float32]:
+    check_rows("background", rows, columns=width)
+    if len(rows) < 2:
+        raise ShapeError(f"expected at least two rows of background, got {len(rows)}", field="background")
+    return np.ascontiguousarray(rows, np.float32)
 
 
 def _held_out(rows: int, share: float) -> NDArray[np.int64]:

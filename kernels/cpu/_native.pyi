@@ -100,6 +100,14 @@ def threshold_encode(
     threads: int,
     path: str,
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]: ...
+def pursue(
+    y: NDArray[np.float32],
+    w_dec: NDArray[np.float32],
+    k: int,
+    candidates: int,
+    threads: int,
+    path: str,
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]: ...
 
 class WordPiece:
     def __init__(

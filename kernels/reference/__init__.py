@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sparsight.kernels.reference.dots import score_passages, sparse_dot_dense, sparse_dot_sparse
+from sparsight.kernels.reference.pursue import pursue
 from sparsight.kernels.reference.threshold_encode import threshold_encode
 from sparsight.kernels.reference.topk_documents import topk_documents
 from sparsight.kernels.reference.topk_encode import topk_encode
@@ -12,6 +13,7 @@ __all__ = [
     "bert_spelling",
     "encode_text",
     "encode_word",
+    "pursue",
     "score_passages",
     "sparse_dot_dense",
     "sparse_dot_sparse",

@@ -16,7 +16,8 @@ bool supported(Path path) {
     if (path == Path::avx2) return avx2;
     return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("avx512vbmi2");  // Ice Lake and Zen 4 on: expanding bytes
+           __builtin_cpu_supports("avx512vbmi2") &&  // Ice Lake and Zen 4 on: expanding bytes
+           __builtin_cpu_supports("avx512vnni");     // and products of bytes
 #else
     return false;
 #endif

@@ -11,7 +11,7 @@
 #if defined(__x86_64__)
 #define SPARSIGHT_X86 1
 #define SPARSIGHT_AVX2 __attribute__((target("avx2,fma,f16c,bmi,bmi2,popcnt")))
-#define SPARSIGHT_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi2,avx2,fma,f16c,bmi,bmi2,popcnt")))
+#define SPARSIGHT_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi2,avx512vnni,avx2,fma,f16c,bmi,bmi2,popcnt")))
 #else
 #define SPARSIGHT_X86 0
 #endif

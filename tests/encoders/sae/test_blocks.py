@@ -8,7 +8,7 @@ import torch
 from scipy.sparse import csr_matrix
 
 from sparsight.encoders.sae import blocks
-from sparsight.encoders.sae.blocks import encode, errors
+from sparsight.encoders.sae.blocks import document_codes, encode, errors
 from sparsight.encoders.sae.model import SAE
 from sparsight.errors import InvalidArgumentError, InvalidVectorError, ShapeError
 
@@ -48,6 +48,20 @@ def test_codes_of_a_device_are_the_model_s(monkeypatch: pytest.MonkeyPatch, at_o
     same_codes(got, sae.encode(x))
     assert got.nnz > 0 and (mode == "topk" or np.diff(got.indptr).max() > 5)
     assert blocks._encode(sae, x[:0], torch.device("cpu")).shape == (0, 40)
+
+
+@pytest.mark.parametrize("threshold", [np.zeros(0, F32), np.full(40, 0.5, F32)])
+def test_documents_are_coded_as_the_model_says(threshold: np.ndarray) -> None:
+    x = embeddings()
+    for mode in ("encoder", "pursuit"):
+        sae = replace(random_sae(), threshold=threshold, document_mode=mode)
+        expected = sae.encode(x, mode="pursuit") if mode == "pursuit" else sae.encode(x)
+        for got in (document_codes(sae, x), sae.document_codes(x)):
+            assert (got != expected).nnz == 0 and got.nnz > 0
+    with pytest.raises(InvalidVectorError):
+        document_codes(sae, np.full_like(x, np.nan))
+    with pytest.raises(InvalidArgumentError):
+        sae.document_codes(x, device="abacus")
 
 
 def test_errors_by_hand() -> None:

@@ -109,10 +109,39 @@ def test_thresholds_against_numpy(threshold: float) -> None:
     np.testing.assert_allclose(sae.encode(x).toarray(), expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("mode", ["topk", "threshold"])
+def test_pursuit_by_hand(by_hand: SAE) -> None:
+    # Less b_dec = (0, 1): (3, 0) is x alone. (1, 2) is 2 y at first, and x of what is left; with one latent, the
+    # diagonal, whose product is 3 root. Of (-1, -1) nothing is.
+    x = np.array([[3, 1], [1, 3], [-1, 0]], F32)
+    codes = by_hand.encode(x, mode="pursuit")
+    assert codes.dtype == F32 and codes.indices.dtype == np.int32 and codes.has_canonical_format
+    root = np.sqrt(0.5)
+    np.testing.assert_allclose(codes.toarray(), [[3, 0, 0], [0, 1, 2 * root], [0, 0, 0]], atol=1e-4)
+    np.testing.assert_allclose(by_hand.encode(x, 1, mode="pursuit").toarray()[1], [0, 0, 3 * root], atol=1e-6)
+    np.testing.assert_allclose(by_hand.decode(codes)[:2], x[:2], atol=1e-4)
+    sought = replace(by_hand, document_mode="pursuit")
+    assert (sought.document_codes(x) != codes).nnz == 0 == (by_hand.document_codes(x) != by_hand.encode(x)).nnz
+    assert (sought.encode(x) != by_hand.encode(x)).nnz == 0  # the encoder is what it was, and so are queries
+    (query,) = sought.query_weights(x[:1], scorer="symmetric")
+    assert query.to_dict() == by_hand.query_weights(x[:1], scorer="symmetric")[0].to_dict()
+    np.testing.assert_allclose(sought.document_weights(x)[0].toarray(), [[3 / np.sqrt(10), 0, 0]], rtol=1e-5)
+    described = describe_latents(sought, x)
+    np.testing.assert_allclose(described.density, np.array([1, 1, 1]) / 3)
+    np.testing.assert_allclose(described.impact_scale, sought.document_weights(x).toarray().max(0), rtol=1e-6)
+
+
+def test_pursuit_rebuilds_better_than_the_encoder() -> None:
+    sae, x = random_sae(), embeddings()
+    wrong = {mode: np.square(x - sae.decode(sae.encode(x, mode=mode))).sum() for mode in ("topk", "pursuit")}
+    assert wrong["pursuit"] < 0.5 * wrong["topk"]
+    assert np.diff(sae.encode(x, 3, mode="pursuit").indptr).max() == 3
+
+
+@pytest.mark.parametrize("mode", ["topk", "threshold", "pursuit"])
 def test_a_code_is_the_same_alone_and_in_any_batch(mode: str) -> None:
     rng = np.random.default_rng(4)
-    sae = replace(random_sae(600, 50, 20), threshold=rng.uniform(1, 2, 600).astype(F32))
+    sae = replace(random_sae(600, 50, 20), threshold=rng.uniform(1, 2, 600).astype(F32),
+                  document_mode="pursuit" if mode == "pursuit" else "encoder")
     x = rng.normal(size=(130, 50)).astype(F32)
     shuffled = rng.permutation(130)
     whole = sae.encode(x, mode=mode)  # type: ignore[arg-type]
@@ -182,10 +211,11 @@ def test_fingerprint() -> None:
         array.flat[0] = np.nextafter(array.flat[0], F32(9))
         others.append(replace(sae, **{name: array}))
     others += [replace(sae, threshold=np.full(40, value, F32)) for value in (0, 1)]
-    assert len({sae.fingerprint, *(other.fingerprint for other in others)}) == 9
+    others.append(replace(sae, document_mode="pursuit"))
+    assert len({sae.fingerprint, *(other.fingerprint for other in others)}) == 10
 
 
-def test_fingerprint_without_thresholds_is_what_it_always_was(by_hand: SAE) -> None:
+def test_fingerprint_of_topk_codes_is_what_it_always_was(by_hand: SAE) -> None:
     assert by_hand.fingerprint == "1fc768069163272d5a39b7e9b33ae8cf908d9dde3dca8643ae2ca1615223e47f"
 
 
@@ -199,6 +229,26 @@ def test_round_trip(tmp_path: Path) -> None:
     for name in ("W_enc", "b_enc", "W_dec", "b_dec", "density", "scale", "impact_scale"):
         np.testing.assert_array_equal(getattr(again, name), getattr(sae, name))
     assert again.mode == "topk" and "threshold" not in load_file(tmp_path / "new" / "sae" / "sae.safetensors")
+    assert again.document_mode == "encoder"
+
+
+def test_round_trip_of_the_document_mode(tmp_path: Path) -> None:
+    sae, x = replace(random_sae(), document_mode="pursuit"), embeddings()
+    sae.save(tmp_path / "pursuit")
+    again = SAE.load(tmp_path / "pursuit")
+    assert (again.document_mode, again.fingerprint) == ("pursuit", sae.fingerprint)
+    assert (again.document_weights(x) != sae.document_weights(x)).nnz == 0
+    about = tmp_path / "pursuit" / "sae.json"
+    said = json.loads(about.read_text())
+    for change in ({"document_mode": "encoder"}, {"document_mode": "best"}):
+        about.write_text(json.dumps(said | change))
+        with pytest.raises(CheckpointError):
+            SAE.load(tmp_path / "pursuit")
+    random_sae().save(tmp_path / "old")  # as it was before there was a choice
+    about = tmp_path / "old" / "sae.json"
+    about.write_text(json.dumps({key: value for key, value in json.loads(about.read_text()).items()
+                                 if key != "document_mode"}))
+    assert SAE.load(tmp_path / "old").document_mode == "encoder"
 
 
 def test_round_trip_of_thresholds(tmp_path: Path) -> None:
@@ -249,6 +299,7 @@ def test_damaged_files(tmp_path: Path, damage: str) -> None:
         {"threshold": np.zeros(39, F32)},
         {"threshold": np.zeros(40)},
         {"threshold": np.full(40, np.nan, F32)},
+        {"document_mode": "topk"},
     ],
 )
 def test_wrong_parts(change: dict[str, Any]) -> None:

@@ -61,7 +61,7 @@ def test_values_are_the_best_of_the_chosen_atoms() -> None:
             for row, x in zip(latents, target, strict=True)]
     np.testing.assert_allclose(errors(target, atoms, latents, values), best, rtol=1e-3, atol=1e-4)
     default = errors(target, atoms, *best_codes(target, atoms, 6))
-    assert default.sum() <= 1.02 * sum(best)
+    assert default.sum() <= 1.002 * sum(best)  # 1.007 without the momentum
 
 
 def test_sparse_codes_are_recovered() -> None:
