@@ -82,12 +82,12 @@ def select(searcher: Searcher, seeds: Sequence[str | NDArray[np.float32]], count
     return found
 
 
-def merge_best(rankings: Iterable[Sequence[tuple[T, float]]], count: int) -> list[tuple[T, float]]:
+def merge_best(rankings: Iterable[Iterable[tuple[T, float]]], count: int) -> list[tuple[T, float]]:
     """One ranking of several: every item once, with its best score.
 
     Parameters
     ----------
-    rankings : iterable of sequences of (item, score)
+    rankings : iterable of iterables of (item, score)
         In any order.
     count : int
         Most items that are kept.
