@@ -20,6 +20,7 @@ from benches.sae.sections._retained import Retained, small_dev
 from sparsight.encoders.sae.config import SAEConfig
 from sparsight.encoders.sae.neighbours import Neighbours, nearest
 from sparsight.retrieval.judged_vectors import JudgedVectors
+from sparsight.retrieval.sae_baselines import product_quantised
 
 _WIDTH, _ATOMS, _ROWS, _HELD = 32, 60, 900, 200
 _CATEGORIES = ("cs.LG", "math.AG", "astro-ph", "stat.ML", "cs.CL", "wiki")
@@ -128,7 +129,7 @@ class TestMDL:
             sent = 16 * (each["n_latents"] + 1) * _WIDTH
             assert each["dictionary"] == pytest.approx(sent / (_ROWS - _HELD), rel=1e-4)
         assert forms["int8"]["bits"] == 8 * _WIDTH and forms["int8"]["retained"] > 0.9
-        assert 0 <= forms["OPQ"]["parts"] <= forms["PQ"]["parts"]
+        assert _WIDTH % forms["PQ"]["parts"] == 0 and forms["PQ"]["bits"] > 8 * forms["PQ"]["parts"]
         enough = [each["bits"] for each in table if each["retained"] >= 0.95]
         one = next(each for each in criteria(found, 10) if "int8" in each["asks"])
         assert one["measured"] == min(enough) if enough else np.isnan(one["measured"])
@@ -138,9 +139,8 @@ class TestMDL:
         curve = {each["n_latents"]: each["bits_at_retention"] for each in of_kind(found, "mdl")}
         reached = {n: bits for n, bits in curve.items() if bits is not None}
         (one,) = [each for each in criteria(found, 10) if "range" in each["asks"]]
-        if min(curve) in reached and max(curve) in reached:
-            expected = min(reached[min(curve)], reached[max(curve)]) / min(reached.values())
-            assert one["measured"] == pytest.approx(expected, rel=1e-3)
+        ends = [reached[n] for n in (min(curve), max(curve)) if n in reached]
+        assert ends and one["measured"] == pytest.approx(min(ends) / min(reached.values()), rel=1e-3)
 
     @given(st.lists(st.integers(0, 9), min_size=1, max_size=12), st.integers(0, 10))
     def test_the_first_that_is_enough(self, options: list[int], limit: int) -> None:
@@ -155,6 +155,11 @@ class TestMDL:
         assert mdl._between([point(8, 0.93, 100.0), point(12, 0.97, 140.0)]) == pytest.approx(120.0)
         assert mdl._between([point(8, 0.93, 100.0), point(12, 0.949, 140.0)]) is None
         assert mdl._between([point(8, 0.96, 100.0)]) == 100.0  # the sparsest is enough
+
+    def test_a_product_quantiser_of_all_sets_is_that_of_each(self, lab: Lab) -> None:
+        kept, train = Retained(lab, small_dev(lab)), lab.data.x[:300]
+        assert mdl._product(kept, train, 8) == pytest.approx(
+            kept.vectors(lambda judged: product_quantised(judged, train, 8)), abs=1e-6)
 
     def test_quantised_codes_retain_what_their_vectors_do(self, lab: Lab) -> None:
         sae, _ = lab.train("quantised", SAEConfig(n_latents=64, k=8, epochs=2, batch=256))

@@ -10,7 +10,7 @@ tables of the codes' frequencies are not counted.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -25,7 +25,7 @@ from benches.sae.sections._rows import asked, row
 from sparsight.encoders.sae.description_length import DescriptionLength, description_length
 from sparsight.encoders.sae.model import SAE
 from sparsight.retrieval.judged_vectors import JudgedVectors
-from sparsight.retrieval.sae_baselines import ShortVectors, int8, product_quantised
+from sparsight.retrieval.sae_baselines import LEAST_ROWS, ShortVectors, int8, product_quantised
 
 __all__ = ["section"]
 
@@ -35,7 +35,7 @@ _KS = (6, 8, 12, 16, 24, 32, 48, 64, 96)
 _TRAINED_K = 32
 _RETAINED = 0.95
 _ROWS = 30_000  # that bits are counted on
-_PARTS = (12, 16, 24, 32, 48, 64, 96, 128, 192)  # bytes of a product quantiser
+_PARTS = (4, 8, 16, 24, 32, 48, 64, 96)  # bytes of a product quantiser
 _QUANTISER_ROWS = 10_000
 _WEIGHT_BITS = 16
 _HIGHER = 1.01  # than the least, both ends of the range
@@ -115,38 +115,42 @@ def _between(points: Sequence[_Point]) -> float | None:
 
 
 def _short_forms(lab: Lab, kept: Retained) -> list[Row]:
-    """int8, and the smallest product quantisers that retain enough: plain, and after a learnt rotation."""
+    """int8, and the smallest product quantiser that retains enough."""
     width, documents = lab.data.x.shape[1], len(lab.data.x)
-    train = lab.data.x[np.sort(np.random.default_rng(1).permutation(documents)[:_QUANTISER_ROWS])]
-    forms = [("int8", 0, 8.0 * width, kept.vectors(partial(int8, train=train)))]
+    rows = np.random.default_rng(1).permutation(documents)[:lab.scale(_QUANTISER_ROWS, 400)]
+    train = lab.data.x[np.sort(rows)]
     parts = [part for part in _PARTS if width % part == 0]
-    for name, rotated in (("PQ", False), ("OPQ", True)):
-        part, share = _smallest(kept, train, parts, rotated)
-        parts = parts[max(parts.index(part) - 1, 0):parts.index(part) + 1]  # a rotation takes long, and can only help
-        shared = _WEIGHT_BITS * width * (256 + rotated * width) / documents
-        forms.append((name, part, 8.0 * part + shared, share))
-    return [row("short_forms", form=name, parts=part, bits=bits, retained=share) for name, part, bits, share in forms]
-
-
-def _smallest(kept: Retained, train: F32, parts: Sequence[int], rotated: bool) -> tuple[int, float]:
-    """The fewest bytes that retain enough, of some, and what they retain."""
     retained: dict[int, float] = {}
 
     def enough(part: int) -> bool:
-        retained[part] = kept.vectors(partial(product_quantised, train=train, parts=part, rotated=rotated))
+        retained[part] = _product(kept, train, part)
         return retained[part] >= _RETAINED
 
     part = parts[_first(parts, enough)]
     if part not in retained:
         enough(part)
-    return part, retained[part]
+    codebooks = _WEIGHT_BITS * width * LEAST_ROWS / documents
+    return [row("short_forms", form="int8", parts=width, bits=8.0 * width,
+                retained=kept.vectors(partial(int8, train=train))),
+            row("short_forms", form="PQ", parts=part, bits=8.0 * part + codebooks, retained=retained[part])]
+
+
+def _product(kept: Retained, train: F32, parts: int) -> float:
+    """What a product quantiser retains; it is trained once for all sets."""
+    sets = list(kept.sets.values())
+    documents, queries = (np.concatenate([getattr(of, side) for of in sets]) for side in ("documents", "queries"))
+    coded = product_quantised(JudgedVectors("all", documents, queries, np.zeros((0, 3), np.int64)), train, parts)
+    ends = np.cumsum([len(of.documents) for of in sets])[:-1]
+    short = {of.name: replace(coded, documents=rows, queries=of.queries)
+             for of, rows in zip(sets, np.split(coded.documents, ends), strict=True)}
+    return kept.vectors(lambda judged: short[judged.name])
 
 
 def _criteria(rows: Sequence[Row], others: Sequence[Row]) -> list[Row]:
     curve = {of["n_latents"]: of["bits_at_retention"] for of in rows if of["bits_at_retention"] is not None}
     sizes = sorted(of["n_latents"] for of in rows)
     least = min(curve.values(), default=np.nan)
-    ends = min(curve.get(sizes[0], np.inf), curve.get(sizes[-1], np.inf))
+    ends = min((curve[n] for n in (sizes[0], sizes[-1]) if n in curve), default=np.nan)
     enough = [of for of in rows if of["retained"] >= _RETAINED]
     chosen = min(enough, key=lambda of: of["bits"]) if enough else None
     bits = chosen["bits"] if chosen else np.nan
@@ -158,9 +162,7 @@ def _criteria(rows: Sequence[Row], others: Sequence[Row]) -> list[Row]:
                  "at least", _HIGHER, unit="times", note=(
                      f"bits a document at {_RETAINED:.0%} of nDCG@10, by N: {told}"))]  # fmt: skip
     for of in others:
-        limit = of["bits"] if of["retained"] >= _RETAINED else np.inf
-        size = f"{of['parts']} bytes, " if of["parts"] else ""
         out.append(asked(10, "MDL-SAE", f"bits a document, against {of['form']}, at {_RETAINED:.0%} of nDCG@10", bits,
-                         "at most", float(limit), unit="bits", note=f"{settings}; {of['form']}: {size}retains "
-                                                                     f"{of['retained']:.3f}"))
+                         "at most", of["bits"], unit="bits", note=(
+                             f"{settings}; {of['form']}: {of['parts']} bytes, retains {of['retained']:.3f}")))
     return out
