@@ -3,8 +3,8 @@
 "Hiding Data Helps" (Chidambaram et al. 2023) is about sparse coding with as many active atoms as there are in truth.
 Here an encoder chooses them, and where it may choose no more than are active the plain loss does well up to the size
 of the true dictionary; so the criterion is asked of codes of twice as many, which leave room for the noise. Both are in
-the rows. The number of rows was chosen after tries on a CPU: with 8,000 in place of 4,000 the gap did not grow in two of
-four runs.
+the rows. The number of rows was chosen after tries on a CPU: with 8,000 in place of 4,000 the gap did not grow in two
+of four runs.
 """
 
 from __future__ import annotations
