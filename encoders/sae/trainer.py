@@ -132,7 +132,7 @@ class Trainer:
         return torch.Generator().manual_seed(((self.config.seed + 1) * 1_000_003 + number) % 2**63)
 
     def _count(self, made: Step) -> None:
-        """Which latents fired, and how strongly they do."""
+        """Which latents fired, and which have long been silent."""
         with torch.no_grad():
             values = made.values.detach()
             fired = made.order.sums(values) > 0
