@@ -28,6 +28,7 @@ def pursue(
     k: int,
     *,
     candidates: int = CANDIDATES,
+    once: bool = False,
     threads: int = 0,
     path: str = "auto",
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
@@ -47,6 +48,8 @@ def pursue(
     candidates : int
         Every four atoms are chosen among that many: those with the largest products with what is left, in numbers of 8
         bits. 0, or as many as there are atoms: each is chosen among all.
+    once : bool
+        All atoms are chosen among the first candidates, those with the largest products with the row itself.
     threads : int
         Threads to use; 0 takes the processors this process may run on, or one for little work.
     path : str
@@ -99,8 +102,8 @@ def pursue(
         raise ShapeError(f"w_dec: expected at most {_MAX_ATOMS} atoms, received {len(w_dec)}", field="w_dec")
     k, threads, candidates = check_k(k), check_threads(threads), _check_candidates(candidates)
     if chosen == "reference":
-        return reference.pursue(y, w_dec, k, candidates)
-    return _native.pursue(y, w_dec, k, candidates, threads, chosen)
+        return reference.pursue(y, w_dec, k, candidates, bool(once))
+    return _native.pursue(y, w_dec, k, candidates, bool(once), threads, chosen)
 
 
 def _check_candidates(received: int) -> int:

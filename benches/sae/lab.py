@@ -219,7 +219,7 @@ class Lab:
 
         atoms, bias = (torch.from_numpy(array).to(self.data.device) for array in (sae.W_dec, sae.b_dec))
         rows = torch.from_numpy(np.ascontiguousarray(x))
-        parts = [best_codes(part.to(self.data.device) - bias, atoms, k) for part in rows.split(_PURSUED)]
+        parts = [best_codes(part.to(self.data.device) - bias, atoms, k, pool=sae.pool) for part in rows.split(_PURSUED)]
         return torch.cat([latents for latents, _ in parts]), torch.cat([values for _, values in parts])
 
 

@@ -73,7 +73,7 @@ def document_codes(sae: SAE, x: F32, *, device: str = "cpu") -> csr_matrix:
         return encode(sae, x, device=device)
     from sparsight.encoders.sae.refinement import pursue
 
-    return pursue(sae, x, device=device)
+    return pursue(sae, x, pool=sae.pool, device=device)
 
 
 def errors(sae: SAE, x: F32, codes: csr_matrix, *, device: str = "cpu") -> F32:

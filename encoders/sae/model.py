@@ -84,6 +84,10 @@ class SAE:
     document_mode : "encoder" or "pursuit"
         How documents are coded: as :meth:`encode` does by itself, or by pursuit. Queries' own codes are the encoder's
         either way. :func:`describe_latents` makes the statistics fit.
+    pool : int
+        By pursuit, a document's latents are chosen among that many, and at least k, those whose decoder rows have the largest products
+        with it, as a query like it has its weights; 0: among all, which leaves the smaller error, but latents that
+        queries of few weights do not ask for.
     labels : tuple of str
         What a latent stands for, or "".
     examples : tuple of tuples of str
@@ -100,6 +104,7 @@ class SAE:
     scale: F32 = field(default_factory=lambda: np.zeros(0, np.float32))
     impact_scale: F32 = field(default_factory=lambda: np.zeros(0, np.float32))
     document_mode: DocumentMode = "encoder"
+    pool: int = 0
     labels: Sequence[str] = ()
     examples: Sequence[Sequence[str]] = ()
 
@@ -127,6 +132,8 @@ class SAE:
         if self.document_mode not in get_args(DocumentMode):
             raise InvalidArgumentError(f"expected document_mode 'encoder' or 'pursuit', got {self.document_mode!r}",
                                        field="document_mode")
+        if self.pool < 0:
+            raise InvalidArgumentError(f"expected a pool of at least 0, got {self.pool}", field="pool")
         object.__setattr__(self, "labels", tuple(self.labels) or ("",) * n)
         object.__setattr__(self, "examples", tuple(tuple(ids) for ids in self.examples) or ((),) * n)
         if len(self.labels) != n or len(self.examples) != n:
@@ -156,7 +163,9 @@ class SAE:
         """
         digests = {name: hashlib.sha256(array.astype("<f4").tobytes()).hexdigest()
                    for name, array in self._weights().items()}
-        pursuit = {"document_mode": "pursuit"} if self.document_mode == "pursuit" else {}
+        pursuit: dict[str, Any] = {}
+        if self.document_mode == "pursuit":
+            pursuit = {"document_mode": "pursuit"} | ({"pool": self.pool} if self.pool else {})
         return digest_json({"format": 1, "k": self.k, "shape": list(self.W_enc.shape)} | pursuit | digests)
 
     def encode(self, x: F32, k: int = 0, *, mode: Mode | None = None) -> csr_matrix:
@@ -169,7 +178,7 @@ class SAE:
             Most active latents per row, where thresholds do not decide; 0 takes the model's.
         mode : "topk", "threshold", "pursuit" or None
             Keep the k largest pre-activations, or however many exceed their thresholds; or leave the encoder out, and
-            choose latents and values by :func:`sparsight.kernels.pursue`. None takes TopK if ``k`` is given, else the
+            choose latents and values by :func:`sparsight.kernels.pursue`, in the model's :attr:`pool`. None takes TopK if ``k`` is given, else the
             model's :attr:`mode`.
 
         Returns
@@ -200,7 +209,8 @@ class SAE:
         if mode == "topk":
             return as_codes(*topk_encode(np.ascontiguousarray(x), self.W_enc, self.b_enc, most), self.n_latents)
         if mode == "pursuit":
-            return as_codes(*pursue(np.ascontiguousarray(x - self.b_dec), self.W_dec, most), self.n_latents)
+            among: dict[str, Any] = {"candidates": max(self.pool, most), "once": True} if self.pool else {}
+            return as_codes(*pursue(np.ascontiguousarray(x - self.b_dec), self.W_dec, most, **among), self.n_latents)
         if mode != "threshold" or k or not self.threshold.size:
             raise InvalidArgumentError("expected mode 'topk', 'pursuit', or 'threshold' without k and with a model "
                                        f"that has some, got {mode!r}, k {k} and {self.threshold.size} thresholds",
@@ -297,7 +307,7 @@ class SAE:
         """Write ``sae.safetensors`` and ``sae.json`` into a folder, which is made if it is not there.
 
         The first holds the arrays under their names, float32; ``threshold`` only where the model has some. The second
-        holds k, document_mode, labels, examples, N, D, the fingerprint, and the SHA-256 of the first. Each file is
+        holds k, document_mode, pool, labels, examples, N, D, the fingerprint, and the SHA-256 of the first. Each file is
         written beside its place and renamed; :meth:`load` notices a pair that does not belong together.
         """
         from safetensors.numpy import save_file
@@ -307,7 +317,7 @@ class SAE:
         weights = folder / "sae.safetensors.new"
         save_file(self._weights() | {name: getattr(self, name) for name in _STATISTICS}, weights)
         about = {"format": 1, "k": self.k, "n_latents": self.n_latents, "d_in": self.d_in,
-                 "document_mode": self.document_mode, "fingerprint": self.fingerprint,
+                 "document_mode": self.document_mode, "pool": self.pool, "fingerprint": self.fingerprint,
                  "sha256": file_sha256(weights), "labels": list(self.labels),
                  "examples": [list(ids) for ids in self.examples]}
         (folder / "sae.json.new").write_text(json.dumps(about, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -332,7 +342,7 @@ class SAE:
             tensors = load_file(folder / "sae.safetensors")
             sae = cls(k=int(about["k"]), labels=about["labels"], examples=about["examples"],
                       threshold=tensors.get("threshold", np.zeros(0, np.float32)),
-                      document_mode=about.get("document_mode", "encoder"),
+                      document_mode=about.get("document_mode", "encoder"), pool=int(about.get("pool", 0)),
                       **{name: tensors[name] for name in _WEIGHTS + _STATISTICS})
             expected = (about["fingerprint"], about["sha256"])
         except Exception as error:  # safetensors' own error derives from Exception alone

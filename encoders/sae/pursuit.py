@@ -15,7 +15,7 @@ __all__ = ["best_codes"]
 _POLISH = 12
 
 
-def best_codes(target: torch.Tensor, atoms: torch.Tensor, k: int, *, polish: int = _POLISH,
+def best_codes(target: torch.Tensor, atoms: torch.Tensor, k: int, *, pool: int = 0, polish: int = _POLISH,
                ) -> tuple[torch.Tensor, torch.Tensor]:
     """Codes of k atoms, by value descending.
 
@@ -27,6 +27,9 @@ def best_codes(target: torch.Tensor, atoms: torch.Tensor, k: int, *, polish: int
         Rows of length 1.
     k : int
         At most N.
+    pool : int
+        Choose among that many atoms, and at least k, those with the largest products with the
+        target; 0, or N or more: all.
     polish : int
         Steps of the last values.
 
@@ -44,9 +47,13 @@ def best_codes(target: torch.Tensor, atoms: torch.Tensor, k: int, *, polish: int
     chosen = torch.zeros(len(target), k, dtype=torch.int64, device=target.device)
     values, own = target.new_zeros(len(target), k), target.new_zeros(len(target), k, target.shape[1])
     among = (atoms.bfloat16() if target.is_cuda else atoms).T
-    residual = target
+    residual, outside = target, None
     for j in range(k):
         gains = residual.to(among.dtype) @ among
+        if j == 0 and 0 < pool and max(pool, k) < len(atoms):
+            outside = torch.ones_like(gains, dtype=torch.bool).scatter_(1, gains.topk(max(pool, k), 1).indices, False)
+        if outside is not None:
+            gains.masked_fill_(outside, -torch.inf)
         if j:
             gains.scatter_(1, chosen[:, :j], -torch.inf)
         chosen[:, j] = gains.argmax(1)

@@ -53,7 +53,8 @@ _SWEEPS = 100
 _STILL = 1e-6  # a sweep that moves no value by more than this share of the row's largest is the last
 
 
-def pursue(sae: SAE, x: F32, k: int = 0, *, candidates: int = pursuit.CANDIDATES, device: str = "cpu") -> csr_matrix:
+def pursue(sae: SAE, x: F32, k: int = 0, *, candidates: int = pursuit.CANDIDATES, pool: int = 0,
+           device: str = "cpu") -> csr_matrix:
     """Codes by pursuit: k times the latent that explains most of what is left, and new values for all.
 
     Parameters
@@ -64,8 +65,11 @@ def pursue(sae: SAE, x: F32, k: int = 0, *, candidates: int = pursuit.CANDIDATES
         Most active latents in a row; 0 takes the model's.
     candidates : int
         Choose every four latents of a row among that many, by what is left before them; 0 chooses each among all.
+    pool : int
+        Choose all latents of a row among that many instead, and at least k, those with the largest products with it; 0:
+        no such limit.
     device : str
-        A torch device. Those other than "cpu" choose each among all.
+        A torch device. Those other than "cpu" choose each among all, or all in the pool.
 
     Returns
     -------
@@ -75,7 +79,7 @@ def pursue(sae: SAE, x: F32, k: int = 0, *, candidates: int = pursuit.CANDIDATES
     Raises
     ------
     ShapeError, InvalidVectorError, InvalidArgumentError
-        If ``x`` has another width or dtype or is not finite, k is not in [0, N], ``candidates`` is negative, or the
+        If ``x`` has another width or dtype or is not finite, k is not in [0, N], ``candidates`` or ``pool`` is negative, or the
         device cannot be used.
 
     Notes
@@ -89,18 +93,20 @@ def pursue(sae: SAE, x: F32, k: int = 0, *, candidates: int = pursuit.CANDIDATES
     Blumensath and Davies 2008, "Gradient Pursuits"; see :func:`sparsight.kernels.pursue` for the others.
     """
     k = _limit(sae, k)
-    if candidates < 0:
-        raise InvalidArgumentError(f"expected candidates of at least 0, got {candidates}", field="candidates")
+    for name, value in (("candidates", candidates), ("pool", pool)):
+        if value < 0:
+            raise InvalidArgumentError(f"expected {name} of at least 0, got {value}", field=name)
     model = _Model(sae, x, device)
     if model.device.type != "cpu":
-        return _pursue(sae, x, k, model)
+        return _pursue(sae, x, k, pool, model)
     rows = np.ascontiguousarray(x - sae.b_dec)
-    return as_codes(*pursuit.pursue(rows, sae.W_dec, k, candidates=candidates), sae.n_latents)
+    found = pursuit.pursue(rows, sae.W_dec, k, candidates=max(pool, k) if pool else candidates, once=pool > 0)
+    return as_codes(*found, sae.n_latents)
 
 
-def _pursue(sae: SAE, x: F32, k: int, model: _Model) -> csr_matrix:
+def _pursue(sae: SAE, x: F32, k: int, pool: int, model: _Model) -> csr_matrix:
     return _by_blocks(sae, x, sae.n_latents + k * (k + 2 * sae.d_in),
-                      lambda part: best_codes(model.rows(part) - model.b_dec, model.W_dec, k))
+                      lambda part: best_codes(model.rows(part) - model.b_dec, model.W_dec, k, pool=pool))
 
 
 def lista_step(sae: SAE, x: F32, k: int = 0, eta: float = 0.8, *, device: str = "cpu") -> csr_matrix:

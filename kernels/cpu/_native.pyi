@@ -105,6 +105,7 @@ def pursue(
     w_dec: NDArray[np.float32],
     k: int,
     candidates: int,
+    once: bool,
     threads: int,
     path: str,
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]: ...

@@ -20,7 +20,7 @@ F64 = NDArray[np.float64]
 _TINY = np.finfo(np.float32).tiny
 
 
-def pursue(y: F32, w_dec: F32, k: int, candidates: int) -> tuple[NDArray[np.int32], F32]:
+def pursue(y: F32, w_dec: F32, k: int, candidates: int, once: bool = False) -> tuple[NDArray[np.int32], F32]:
     """Latents and values of each row's code; see :func:`sparsight.kernels.pursue`.
 
     Sums in float64, but for the scores of a look, which are exact in float32.
@@ -40,10 +40,11 @@ def pursue(y: F32, w_dec: F32, k: int, candidates: int) -> tuple[NDArray[np.int3
         code = _Code(target, w_dec)
         while len(code.chosen) < min(k, len(w_dec)):
             if 0 < candidates < len(w_dec):
-                picked = code.add_best(_look(code, whole, units, candidates), min(_PICKS, k - len(code.chosen)))
+                left = k - len(code.chosen)
+                picked = code.add_best(_look(code, whole, units, candidates), left if once else min(_PICKS, left))
             else:
                 picked = code.add_best(np.setdiff1d(np.arange(len(w_dec)), code.chosen), k - len(code.chosen))
-            if not picked:
+            if not picked or once:
                 break
         code.fit(_LAST_SWEEPS)
         latents, values = np.array(code.chosen, np.int32), code.values.astype(np.float32)

@@ -158,20 +158,21 @@ def assert_same(got, expected):
 
 
 @native
+@pytest.mark.parametrize("once", [False, True])
 @pytest.mark.parametrize(
     ("n_atoms", "width", "k", "candidates"),
     [(300, 24, 6, 0), (300, 24, 6, 1), (300, 24, 6, 16), (257, 61, 17, 40), (2000, 384, 32, 128), (128, 16, 4, 127),
      (500, 1100, 20, 64)],
 )  # fmt: skip
-def test_against_the_reference(path, n_atoms, width, k, candidates):
+def test_against_the_reference(path, n_atoms, width, k, candidates, once):
     """Dictionaries around whole blocks of 64, rows around whole registers, and too long for numbers of 8 bits."""
     rng = np.random.default_rng(n_atoms + candidates)
     w_dec = dictionary(rng, n_atoms, width)
     y = mixtures(rng, w_dec, 21, of=10)
-    expected = pursue(y, w_dec, k, candidates=candidates, path="reference")
-    assert (expected[0] >= 0).sum() >= 21 * min(k, 5)
+    expected = pursue(y, w_dec, k, candidates=candidates, once=once, path="reference")
+    assert (expected[0] >= 0).sum() >= 21 * min(k, 5, candidates if once and candidates else 5)
     for threads in (1, 3):
-        assert_same(pursue(y, w_dec, k, candidates=candidates, threads=threads, path=path), expected)
+        assert_same(pursue(y, w_dec, k, candidates=candidates, once=once, threads=threads, path=path), expected)
 
 
 @settings(max_examples=60, deadline=None)
@@ -251,6 +252,17 @@ def test_candidates_cost_little(path, planted):
     assert error[1] == pytest.approx(error[0], rel=0.03)  # all are looked at before each pick, in 8 bits
     assert error[128] == pytest.approx(error[0], rel=0.06)  # of embeddings' dictionaries at most 0.004
     assert error[4] > 2 * error[128]
+
+
+@each_path
+def test_candidates_looked_for_once_are_those_of_the_row_itself(path):
+    # (4, 3): products 4, 3, 4.95 and -4. The diagonal leaves (0.5, -0.5), which the second look finds the first atom for.
+    w_dec, y = f32([[1, 0], [0, 1], [ROOT, ROOT], [-1, 0]]), f32([[4, 3]])
+    for candidates, expected in [(1, [0, 0, 7 * ROOT, 0]), (2, [1, 0, 3 / ROOT, 0]), (0, [1, 0, 3 / ROOT, 0])]:
+        found = pursue(y, w_dec, 4, candidates=candidates, once=True, path=path)
+        np.testing.assert_allclose(dense(*found, 4)[0], expected, atol=1e-4)
+    again = pursue(y, w_dec, 4, candidates=1, path=path)
+    np.testing.assert_allclose(dense(*again, 4)[0], [1, 0, 3 / ROOT, 0], atol=1e-4)
 
 
 # --- arguments ----------------------------------------------------------------------------------------------------

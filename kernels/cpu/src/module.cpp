@@ -279,9 +279,9 @@ nb::tuple bind_threshold_encode(InMatrix x, InMatrix w_enc, In<float> b_enc, In<
                           own(std::move(rows.val), {stored}));
 }
 
-nb::tuple bind_pursue(InMatrix y, InMatrix w_dec, std::size_t k, std::size_t candidates, std::size_t threads,
-                      const std::string& path) {
-    const PursuitInput input{y.data(), y.shape(0), w_dec.data(), w_dec.shape(0), y.shape(1), k, candidates};
+nb::tuple bind_pursue(InMatrix y, InMatrix w_dec, std::size_t k, std::size_t candidates, bool once,
+                      std::size_t threads, const std::string& path) {
+    const PursuitInput input{y.data(), y.shape(0), w_dec.data(), w_dec.shape(0), y.shape(1), k, candidates, once};
     const Path chosen_path = parse_path(path);
     std::vector<int32_t> idx(input.n_rows * k);
     std::vector<float> val(input.n_rows * k);
@@ -333,7 +333,7 @@ NB_MODULE(_native, m) {
           "threads"_a, "path"_a);
     m.def("threshold_encode", &bind_threshold_encode, "x"_a.noconvert(), "w_enc"_a.noconvert(), "b_enc"_a.noconvert(),
           "threshold"_a.noconvert(), "threads"_a, "path"_a);
-    m.def("pursue", &bind_pursue, "y"_a.noconvert(), "w_dec"_a.noconvert(), "k"_a, "candidates"_a, "threads"_a,
-          "path"_a);
+    m.def("pursue", &bind_pursue, "y"_a.noconvert(), "w_dec"_a.noconvert(), "k"_a, "candidates"_a, "once"_a,
+          "threads"_a, "path"_a);
     bind_wordpiece(m);
 }

@@ -201,7 +201,7 @@ public:
     // Without rounded atoms, every atom is a candidate.
     Batch(const PursuitInput& in, const Routines& with, const RoundedAtoms* atoms, std::size_t threads,
           std::size_t first, std::size_t n_rows)
-        : in_(in), with_(with), atoms_(atoms), threads_(threads),
+        : in_(in), with_(with), atoms_(atoms), again_(atoms && !in.once), threads_(threads),
           residuals_(in.y + first * in.width, in.y + (first + n_rows) * in.width) {
         codes_.reserve(n_rows);
         for (std::size_t r = 0; r < n_rows; ++r) codes_.emplace_back(in, first + r);
@@ -217,7 +217,7 @@ public:
             }
             for (std::size_t r = codes_.size(); r-- > 0;) {
                 float* const residual = residuals_.data() + r * in_.width;
-                if (codes_[r].extend(in_, with_, atoms_ ? kPicks : in_.k, residual)) continue;
+                if (codes_[r].extend(in_, with_, again_ ? kPicks : in_.k, residual) && again_) continue;
                 const Atoms atoms = codes_[r].finish(in_, with_, residual);
                 for (std::size_t i = 0; i < atoms.size(); ++i) {
                     idx[codes_[r].row() * stride + i] = static_cast<int32_t>(atoms[i].id);
@@ -281,6 +281,7 @@ private:
     const PursuitInput& in_;
     const Routines& with_;
     const RoundedAtoms* const atoms_;
+    const bool again_;  // whether candidates are looked for more than once
     const std::size_t threads_;
     RoundedAtoms::Rows rounded_;
     std::vector<float> residuals_;  // (codes, width)

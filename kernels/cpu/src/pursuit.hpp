@@ -17,7 +17,8 @@
 // Zibulevsky, Elad 2008, "Efficient Implementation of the K-SVD Algorithm using Batch Orthogonal Matching Pursuit"),
 // but a column takes the C D multiplications that the products take. The Gram matrix of the whole dictionary would make
 // looks needless and takes N^2 floats, 1 GB here. Looks in float32 took 1.0 ms of 1.6 a row; these take 0.2 of 0.7.
-// Candidates that are chosen once, by their products with y, do not do: with 2048 of 4096 the error grew by 2 %.
+// Candidates that are chosen once, by their products with y, are a look instead of k / 4, and leave a larger error: with
+// 2048 of 4096 it grew by 2 %. What they choose is what queries that resemble y ask for, though.
 #pragma once
 
 #include <cstddef>
@@ -35,6 +36,7 @@ struct PursuitInput {
     std::size_t width;
     std::size_t k;
     std::size_t candidates;  // 0: all atoms, and no looks
+    bool once;               // one look, for all k
 };
 
 // Fills idx and val, both (n_rows, k): value descending, then index ascending; -1 and 0 where there is no more.

@@ -130,6 +130,16 @@ def test_pursuit_by_hand(by_hand: SAE) -> None:
     np.testing.assert_allclose(described.impact_scale, sought.document_weights(x).toarray().max(0), rtol=1e-6)
 
 
+def test_a_pool_holds_the_latents_nearest_to_the_document() -> None:
+    sae, x = random_sae(), embeddings()
+    pooled = replace(sae, pool=9, document_mode="pursuit").document_codes(x)
+    nearest = np.argsort(-(x - sae.b_dec) @ sae.W_dec.T, axis=1)[:, :10]  # one more: products have 8 bits
+    assert all(np.isin(pooled[row].indices, nearest[row]).all() for row in range(len(x)))
+    free = sae.encode(x, mode="pursuit")
+    assert not all(np.isin(free[row].indices, nearest[row]).all() for row in range(len(x)))
+    assert np.square(x - sae.decode(pooled)).sum() > np.square(x - sae.decode(free)).sum()
+
+
 def test_pursuit_rebuilds_better_than_the_encoder() -> None:
     sae, x = random_sae(), embeddings()
     wrong = {mode: np.square(x - sae.decode(sae.encode(x, mode=mode))).sum() for mode in ("topk", "pursuit")}
@@ -211,8 +221,9 @@ def test_fingerprint() -> None:
         array.flat[0] = np.nextafter(array.flat[0], F32(9))
         others.append(replace(sae, **{name: array}))
     others += [replace(sae, threshold=np.full(40, value, F32)) for value in (0, 1)]
-    others.append(replace(sae, document_mode="pursuit"))
-    assert len({sae.fingerprint, *(other.fingerprint for other in others)}) == 10
+    others += [replace(sae, document_mode="pursuit", pool=pool) for pool in (0, 8, 9)]
+    assert len({sae.fingerprint, *(other.fingerprint for other in others)}) == 12
+    assert replace(sae, pool=8).fingerprint == sae.fingerprint  # of no account to an encoder
 
 
 def test_fingerprint_of_topk_codes_is_what_it_always_was(by_hand: SAE) -> None:
@@ -233,22 +244,23 @@ def test_round_trip(tmp_path: Path) -> None:
 
 
 def test_round_trip_of_the_document_mode(tmp_path: Path) -> None:
-    sae, x = replace(random_sae(), document_mode="pursuit"), embeddings()
+    sae, x = replace(random_sae(), document_mode="pursuit", pool=9), embeddings()
     sae.save(tmp_path / "pursuit")
     again = SAE.load(tmp_path / "pursuit")
-    assert (again.document_mode, again.fingerprint) == ("pursuit", sae.fingerprint)
+    assert (again.document_mode, again.pool, again.fingerprint) == ("pursuit", 9, sae.fingerprint)
     assert (again.document_weights(x) != sae.document_weights(x)).nnz == 0
     about = tmp_path / "pursuit" / "sae.json"
     said = json.loads(about.read_text())
-    for change in ({"document_mode": "encoder"}, {"document_mode": "best"}):
+    for change in ({"document_mode": "encoder"}, {"document_mode": "best"}, {"pool": 8}, {"pool": -1}):
         about.write_text(json.dumps(said | change))
         with pytest.raises(CheckpointError):
             SAE.load(tmp_path / "pursuit")
     random_sae().save(tmp_path / "old")  # as it was before there was a choice
     about = tmp_path / "old" / "sae.json"
     about.write_text(json.dumps({key: value for key, value in json.loads(about.read_text()).items()
-                                 if key != "document_mode"}))
-    assert SAE.load(tmp_path / "old").document_mode == "encoder"
+                                 if key not in ("document_mode", "pool")}))
+    old = SAE.load(tmp_path / "old")
+    assert (old.document_mode, old.pool) == ("encoder", 0)
 
 
 def test_round_trip_of_thresholds(tmp_path: Path) -> None:
@@ -299,7 +311,7 @@ def test_damaged_files(tmp_path: Path, damage: str) -> None:
         {"threshold": np.zeros(39, F32)},
         {"threshold": np.zeros(40)},
         {"threshold": np.full(40, np.nan, F32)},
-        {"document_mode": "topk"},
+        {"document_mode": "topk"}, {"pool": -1},
     ],
 )
 def test_wrong_parts(change: dict[str, Any]) -> None:

@@ -136,11 +136,11 @@ def test_pursuit_is_as_good_as_by_steps_along_the_gradient(
         trained: tuple[SAE, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
     sae, x = trained
     monkeypatch.setattr(refinement, "_FLOATS", 150 * (128 + 16 * 80))  # some blocks and a rest
-    for k in (4, 8, 16):
-        on_device = refinement._pursue(sae, x, k, refinement._Model(sae, x, "cpu"))
+    for k, pool in ((4, 0), (8, 0), (16, 0), (8, 24), (16, 3)):  # a pool of 3 is one of 16
+        on_device = refinement._pursue(sae, x, k, pool, refinement._Model(sae, x, "cpu"))
         assert_codes(on_device, (400, 128), k)
         for candidates in (0, 64):
-            here = fvu(sae, x, pursue(sae, x, k, candidates=candidates))
+            here = fvu(sae, x, pursue(sae, x, k, candidates=candidates, pool=pool))
             assert 0.7 * fvu(sae, x, on_device) < here < 1.01 * fvu(sae, x, on_device)
 
 
