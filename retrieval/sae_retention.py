@@ -58,7 +58,7 @@ class Retention:
         Whether documents' weights had 8 bits.
     quality, dense : Quality
     postings : float
-        Postings that an exhaustive search reads, mean of a query.
+        Postings that an exhaustive search reads, mean of a query; without those of documents scored a second time.
     l0 : float
         Latents active in a document, mean.
     """
@@ -175,7 +175,8 @@ def retentions(sae: SAE, judged: JudgedVectors, ks: Sequence[int], scorers: Sequ
     parts = list(query_blocks(len(judged.queries), _WEIGHTS // sae.n_latents))
     for at, rows in enumerate(parts):
         for done, ((scorer, k), weights) in enumerate(coded.query_weights(rows, wanted), start=1):
-            found[scorer, k].append(top_documents(coded.scores(weights, scorer, k)))
+            best = top_documents(coded.scores(weights, scorer, k))
+            found[scorer, k].append(coded.refocused(rows, best, scorer, k) if scorer.refocus else best)
             reads[scorer, k] += coded.postings(weights, k)
             if progress is not None:
                 progress(at * len(wanted) + done, len(parts) * len(wanted))

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_SCORERS", "CodedSet", "Coder", "Scorer", "parse_scorer"]
 
 F32 = NDArray[np.float32]
+I64 = NDArray[np.int64]
 Coder: TypeAlias = "Callable[[F32, int], csr_matrix | tuple[torch.Tensor, torch.Tensor]]"
 """Codes, float32 (B, N), of at most k latents, from rows, float32 (B, D), and k."""
 
@@ -51,6 +52,9 @@ class Scorer:
         Query weights are multiplied by `sparsight.encoders.sae.weighting.idf` before m are chosen.
     by_size : bool
         The m are those of the largest weights, of either sign, in place of the most important.
+    refocus : int
+        So many of the best documents are scored a second time, with m weights chosen anew: the most important of the
+        latents that these documents have. 0: no second time. For "decode" with m.
 
     Notes
     -----
@@ -63,22 +67,28 @@ class Scorer:
     divided: bool = True
     idf: bool = False
     by_size: bool = False
+    refocus: int = 0
 
     def __post_init__(self) -> None:
         if self.query not in ("decode", "symmetric"):
             raise InvalidArgumentError(f"expected query 'decode' or 'symmetric', got {self.query!r}", field="query")
         if self.m < 0:
             raise InvalidArgumentError(f"expected m of at least 0, got {self.m}", field="m")
+        if self.refocus < 0 or (self.refocus and (self.query != "decode" or not self.m)):
+            raise InvalidArgumentError(f"expected refocus of at least 0, and 0 unless query is 'decode' with m, got "
+                                       f"{self.refocus}", field="refocus")
 
     @property
     def name(self) -> str:
-        """As `parse_scorer` takes it: "decode-512", "decode-all", "decode-64-size", "symmetric-64-idf-raw"."""
+        """As `parse_scorer` takes it: "decode-512", "decode-all", "decode-256-refocus-50", "symmetric-64-idf-raw"."""
         count = f"-{self.m}" if self.m else "-all" if self.query == "decode" else ""
-        return f"{self.query}{count}{'-size' * self.by_size}{'-idf' * self.idf}{'-raw' * (not self.divided)}"
+        again = f"-refocus-{self.refocus}" if self.refocus else ""
+        return f"{self.query}{count}{again}{'-size' * self.by_size}{'-idf' * self.idf}{'-raw' * (not self.divided)}"
 
 
 def parse_scorer(name: str) -> Scorer:
-    """The scorer of a name: decode or symmetric, then -M or -all, -size, -idf, -raw (not divided), each as wanted.
+    """The scorer of a name: decode or symmetric, then -M or -all, -refocus-R, -size, -idf, -raw (not divided), each as
+    wanted.
 
     Raises
     ------
@@ -88,15 +98,16 @@ def parse_scorer(name: str) -> Scorer:
     Examples
     --------
     >>> parse_scorer("decode-64-idf")
-    Scorer(query='decode', m=64, divided=True, idf=True, by_size=False)
+    Scorer(query='decode', m=64, divided=True, idf=True, by_size=False, refocus=0)
     """
-    found = re.fullmatch(r"(decode|symmetric)(?:-(\d+|all))?(-size)?(-idf)?(-raw)?", name)
+    found = re.fullmatch(r"(decode|symmetric)(?:-(\d+|all))?(?:-refocus-(\d+))?(-size)?(-idf)?(-raw)?", name)
     if found is None:
-        raise InvalidArgumentError("expected decode or symmetric, then -M or -all, -size, -idf and -raw as wanted, got "
-                                   f"{name!r}", field="scorers", scorer=name)
-    query, count, size, idf, raw = found.groups()
+        raise InvalidArgumentError("expected decode or symmetric, then -M or -all, -refocus-R, -size, -idf and -raw as "
+                                   f"wanted, got {name!r}", field="scorers", scorer=name)
+    query, count, again, size, idf, raw = found.groups()
     m = 0 if count in (None, "all") else int(count)
-    return Scorer("decode" if query == "decode" else "symmetric", m, not raw, bool(idf), bool(size))
+    return Scorer("decode" if query == "decode" else "symmetric", m, not raw, bool(idf), bool(size),
+                  int(again or 0))
 
 
 DEFAULT_SCORERS = tuple(map(parse_scorer, (
@@ -155,7 +166,7 @@ class CodedSet:
         for scorer, k in wanted:
             key = scorer.query, scorer.m, scorer.idf, scorer.by_size, k if self._follows(scorer) else None
             if key not in made:
-                made = {key: self._weights(rows, asked, scorer, k)}
+                made = {key: self._pruned(self._all_weights(rows, asked, scorer, k), scorer).T.contiguous()}
             yield (scorer, k), made[key]
 
     def _follows(self, scorer: Scorer) -> bool:
@@ -164,7 +175,8 @@ class CodedSet:
             return scorer.idf or not scorer.m
         return scorer.idf or (0 < scorer.m < self.sae.n_latents and not scorer.by_size)
 
-    def _weights(self, rows: slice, asked: torch.Tensor, scorer: Scorer, k: int) -> torch.Tensor:
+    def _all_weights(self, rows: slice, asked: torch.Tensor, scorer: Scorer, k: int) -> torch.Tensor:
+        """Weights (queries, F) before all but m are left out."""
         import torch
 
         from sparsight.encoders.sae.weighting import idf
@@ -177,11 +189,32 @@ class CodedSet:
             weights = asked.new_zeros(len(asked), self.sae.n_latents).scatter_add_(1, latents, values)
         if scorer.idf:
             weights = weights * torch.from_numpy(idf(self._density(k))).to(self.device)
-        if scorer.query == "decode" and 0 < scorer.m < self.sae.n_latents:
-            rank = weights.abs() if scorer.by_size else torch.where(weights > 0, weights, -0.5 * weights)
-            kept = rank.topk(scorer.m, dim=1, sorted=False).indices
-            weights = weights.new_zeros(weights.shape).scatter_(1, kept, weights.gather(1, kept))
-        return weights.T.contiguous()
+        return weights
+
+    def _pruned(self, weights: torch.Tensor, scorer: Scorer) -> torch.Tensor:
+        """Weights (queries, F) of which m are left for each query."""
+        import torch
+
+        if scorer.query == "symmetric" or not 0 < scorer.m < self.sae.n_latents:
+            return weights
+        rank = weights.abs() if scorer.by_size else torch.where(weights > 0, weights, -0.5 * weights)
+        kept = rank.topk(scorer.m, dim=1, sorted=False).indices
+        return weights.new_zeros(weights.shape).scatter_(1, kept, weights.gather(1, kept))
+
+    def refocused(self, rows: slice, found: I64, scorer: Scorer, k: int) -> I64:
+        """Rankings of these queries, (queries, depth), with the first documents ordered by the second scores."""
+        import torch
+
+        first = torch.from_numpy(found[:, :scorer.refocus]).to(self.device)
+        latents, values = (of[first].flatten(1) for of in self._posted(k, scorer.divided))  # (queries, R most)
+        asked = torch.from_numpy(np.ascontiguousarray(self.judged.queries[rows])).to(self.device)
+        weights = self._all_weights(rows, asked, scorer, k)
+        there = torch.zeros_like(weights).scatter_reduce_(1, latents, (values > 0).float(), "amax")
+        weights = self._pruned(weights * there, scorer)
+        scores = (weights.gather(1, latents) * values).unflatten(1, (first.shape[1], -1)).sum(2)
+        order = scores.argsort(dim=1, descending=True, stable=True)
+        best: I64 = first.gather(1, order).cpu().numpy()
+        return np.concatenate([best, found[:, scorer.refocus:]], axis=1)
 
     def _density(self, k: int) -> F32:
         """Share of documents that each latent fires on, float32 (F,)."""

@@ -85,9 +85,9 @@ class SAE:
         How documents are coded: as :meth:`encode` does by itself, or by pursuit. Queries' own codes are the encoder's
         either way. :func:`describe_latents` makes the statistics fit.
     pool : int
-        By pursuit, a document's latents are chosen among that many, and at least k, those whose decoder rows have the largest products
-        with it, as a query like it has its weights; 0: among all, which leaves the smaller error, but latents that
-        queries of few weights do not ask for.
+        By pursuit, a document's latents are chosen among that many, and at least k: those whose decoder rows have the
+        largest products with it, as a query like it has its weights. 0: among all, which leaves a smaller error, but
+        latents that a query of few weights does not ask for.
     labels : tuple of str
         What a latent stands for, or "".
     examples : tuple of tuples of str
@@ -178,8 +178,8 @@ class SAE:
             Most active latents per row, where thresholds do not decide; 0 takes the model's.
         mode : "topk", "threshold", "pursuit" or None
             Keep the k largest pre-activations, or however many exceed their thresholds; or leave the encoder out, and
-            choose latents and values by :func:`sparsight.kernels.pursue`, in the model's :attr:`pool`. None takes TopK if ``k`` is given, else the
-            model's :attr:`mode`.
+            choose latents and values by :func:`sparsight.kernels.pursue`, in the model's :attr:`pool`. None takes TopK
+            if ``k`` is given, else the model's :attr:`mode`.
 
         Returns
         -------
@@ -317,7 +317,8 @@ class SAE:
         weights = folder / "sae.safetensors.new"
         save_file(self._weights() | {name: getattr(self, name) for name in _STATISTICS}, weights)
         about = {"format": 1, "k": self.k, "n_latents": self.n_latents, "d_in": self.d_in,
-                 "document_mode": self.document_mode, "pool": self.pool, "fingerprint": self.fingerprint,
+                 "document_mode": self.document_mode, "pool": self.pool,
+                 "fingerprint": self.fingerprint,
                  "sha256": file_sha256(weights), "labels": list(self.labels),
                  "examples": [list(ids) for ids in self.examples]}
         (folder / "sae.json.new").write_text(json.dumps(about, ensure_ascii=False) + "\n", encoding="utf-8")

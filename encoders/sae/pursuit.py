@@ -28,8 +28,8 @@ def best_codes(target: torch.Tensor, atoms: torch.Tensor, k: int, *, pool: int =
     k : int
         At most N.
     pool : int
-        Choose among that many atoms, and at least k, those with the largest products with the
-        target; 0, or N or more: all.
+        Choose among that many atoms, and at least k, those with the largest products with the target; 0, or N or
+        more: all.
     polish : int
         Steps of the last values.
 
@@ -50,7 +50,7 @@ def best_codes(target: torch.Tensor, atoms: torch.Tensor, k: int, *, pool: int =
     residual, outside = target, None
     for j in range(k):
         gains = residual.to(among.dtype) @ among
-        if j == 0 and 0 < pool and max(pool, k) < len(atoms):
+        if j == 0 and pool and max(pool, k) < len(atoms):
             outside = torch.ones_like(gains, dtype=torch.bool).scatter_(1, gains.topk(max(pool, k), 1).indices, False)
         if outside is not None:
             gains.masked_fill_(outside, -torch.inf)

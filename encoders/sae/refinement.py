@@ -79,8 +79,8 @@ def pursue(sae: SAE, x: F32, k: int = 0, *, candidates: int = pursuit.CANDIDATES
     Raises
     ------
     ShapeError, InvalidVectorError, InvalidArgumentError
-        If ``x`` has another width or dtype or is not finite, k is not in [0, N], ``candidates`` or ``pool`` is negative, or the
-        device cannot be used.
+        If ``x`` has another width or dtype or is not finite, k is not in [0, N], ``candidates`` or ``pool`` is
+        negative, or the device cannot be used.
 
     Notes
     -----

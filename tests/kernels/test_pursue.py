@@ -256,7 +256,7 @@ def test_candidates_cost_little(path, planted):
 
 @each_path
 def test_candidates_looked_for_once_are_those_of_the_row_itself(path):
-    # (4, 3): products 4, 3, 4.95 and -4. The diagonal leaves (0.5, -0.5), which the second look finds the first atom for.
+    # (4, 3): products 4, 3, 4.95 and -4. The diagonal leaves (0.5, -0.5), of which a second look finds the first.
     w_dec, y = f32([[1, 0], [0, 1], [ROOT, ROOT], [-1, 0]]), f32([[4, 3]])
     for candidates, expected in [(1, [0, 0, 7 * ROOT, 0]), (2, [1, 0, 3 / ROOT, 0]), (0, [1, 0, 3 / ROOT, 0])]:
         found = pursue(y, w_dec, 4, candidates=candidates, once=True, path=path)
