@@ -52,7 +52,8 @@ class Retention:
     set : str
     k : int
         Most latents active in a document; with thresholds, the number that they aim at.
-    mode : "topk" or "threshold"
+    mode : "topk", "threshold" or "pursuit"
+        How documents are coded; "topk" for codes that were brought along.
     scorer : Scorer
     rounded : bool
         Whether documents' weights had 8 bits.
@@ -180,6 +181,6 @@ def retentions(sae: SAE, judged: JudgedVectors, ks: Sequence[int], scorers: Sequ
             reads[scorer, k] += coded.postings(weights, k)
             if progress is not None:
                 progress(at * len(wanted) + done, len(parts) * len(wanted))
-    return [Retention(judged.name, k or sae.k, sae.mode if k == 0 and code is None else "topk", scorer, rounded,
+    return [Retention(judged.name, k or sae.k, coded.mode if k == 0 and code is None else "topk", scorer, rounded,
                       measure(judged, np.concatenate(found[scorer, k])), dense, reads[scorer, k] / len(judged.queries),
                       float(coded.counts(k).sum()) / len(judged.documents)) for scorer, k in wanted]  # fmt: skip

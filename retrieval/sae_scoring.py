@@ -53,8 +53,8 @@ class Scorer:
     by_size : bool
         The m are those of the largest weights, of either sign, in place of the most important.
     refocus : int
-        So many of the best documents are scored a second time, with m weights chosen anew: the most important of the
-        latents that these documents have. 0: no second time. For "decode" with m.
+        So many of the best documents are scored a second time, with m weights chosen anew: those that add most to the
+        scores of these documents, of either sign. 0: no second time. For "decode" with m.
 
     Notes
     -----
@@ -120,6 +120,7 @@ class CodedSet:
     """Codes of a set on a device, strongest latent first: a smaller k is a prefix of the columns. k = 0: its own.
 
     With ``code`` all codes are that function's, of the largest k; the autoencoder's own k is then that many of them.
+    Otherwise documents are coded as the autoencoder codes documents, and queries by its encoder.
     """
 
     def __init__(self, sae: SAE, judged: JudgedVectors, ks: Sequence[int], rounded: bool, device: str,
@@ -127,16 +128,24 @@ class CodedSet:
         import torch
 
         self.sae, self.judged, self.rounded, self.device, self.code = sae, judged, rounded, device, code
-        thresholds = sae.mode == "threshold" and code is None
+        self.mode = sae.document_mode if sae.document_mode == "pursuit" and code is None else sae.mode
+        thresholds = self.mode == "threshold" and code is None
         most = max(k or (0 if thresholds else sae.k) for k in ks)
-        self._most = _codes(sae, judged.documents, most, device, code) if most else None
-        self._own = _codes(sae, judged.documents, 0, device) if thresholds and 0 in ks else None
+        self._most = self._of(judged.documents, most) if most else None
+        self._own = self._of(judged.documents, 0) if thresholds and 0 in ks else None
         self.w_dec, self.b_dec, self.impact_scale = (
             torch.from_numpy(array).to(device) for array in (sae.W_dec, sae.b_dec, sae.impact_scale))
 
     def plain(self, k: int) -> int:
         """0 for every name of the autoencoder's own codes."""
-        return 0 if self.sae.mode == "topk" and k == self.sae.k else k
+        return 0 if self.mode != "threshold" and k == self.sae.k else k
+
+    def _of(self, documents: F32, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        from sparsight.encoders.sae.blocks import document_codes
+
+        if self.mode != "pursuit":
+            return _codes(self.sae, documents, k, self.device, self.code)
+        return _slots(document_codes(replace(self.sae, k=k), documents, device=self.device), self.device)
 
     def codes(self, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Latents and values (N, at most k) of documents."""
@@ -209,8 +218,10 @@ class CodedSet:
         latents, values = (of[first].flatten(1) for of in self._posted(k, scorer.divided))  # (queries, R most)
         asked = torch.from_numpy(np.ascontiguousarray(self.judged.queries[rows])).to(self.device)
         weights = self._all_weights(rows, asked, scorer, k)
-        there = torch.zeros_like(weights).scatter_reduce_(1, latents, (values > 0).float(), "amax")
-        weights = self._pruned(weights * there, scorer)
+        if scorer.m < self.sae.n_latents:
+            adds = torch.zeros_like(weights).scatter_add_(1, latents, values) * weights.abs()
+            kept = adds.topk(scorer.m, dim=1, sorted=False).indices
+            weights = torch.zeros_like(weights).scatter_(1, kept, weights.gather(1, kept))
         scores = (weights.gather(1, latents) * values).unflatten(1, (first.shape[1], -1)).sum(2)
         order = scores.argsort(dim=1, descending=True, stable=True)
         best: I64 = first.gather(1, order).cpu().numpy()
@@ -255,10 +266,7 @@ class CodedSet:
         return latents, ((values / unit).round().clamp_max(_LEVELS) * unit).float()
 
 
-def _codes(sae: SAE, x: F32, k: int, device: str, code: Coder | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Latents int64 and values float32 of codes, both (B, most active), largest first; value 0 where fewer are."""
-    import torch
-
+def _codes(sae: SAE, x: F32, k: int, device: str, code: Coder | None) -> tuple[torch.Tensor, torch.Tensor]:
     from sparsight.encoders.sae.blocks import encode
 
     if code is not None:
@@ -267,10 +275,17 @@ def _codes(sae: SAE, x: F32, k: int, device: str, code: Coder | None = None) -> 
             return codes
     else:
         codes = encode(replace(sae, k=k, threshold=np.zeros(0, np.float32)) if k else sae, x, device=device)
+    return _slots(codes, device)
+
+
+def _slots(codes: csr_matrix, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Latents int64 and values float32 of codes, both (B, most active), largest first; value 0 where fewer are."""
+    import torch
+
     counts = np.diff(codes.indptr)
-    row = np.repeat(np.arange(len(x)), counts)
+    row = np.repeat(np.arange(codes.shape[0]), counts)
     column = np.arange(codes.nnz) - np.repeat(codes.indptr[:-1], counts)
-    shape = len(x), max(int(counts.max(initial=0)), 1)
+    shape = codes.shape[0], max(int(counts.max(initial=0)), 1)
     latents, values = np.zeros(shape, np.int64), np.zeros(shape, np.float32)
     latents[row, column], values[row, column] = codes.indices, codes.data
     ordered = torch.from_numpy(values).to(device).sort(dim=1, descending=True, stable=True)

@@ -55,9 +55,9 @@ def _by_k(axes: Any, rows: dict[str, list[Row]]) -> None:
 
 def _by_weights(axes: Any, rows: Sequence[Row]) -> None:
     entries = []
+    once = [row for row in rows if row["scorer"].startswith("decode") and "refocus" not in row["scorer"]]
     for k, colour in zip(KS, ("C0", "C1", "C2", "C3", "C4"), strict=True):
-        of = sorted((row["weights"], row["mean"]) for row in rows
-                    if row["recipe"] == OURS[k] and row["scorer"].startswith("decode"))  # fmt: skip
+        of = sorted((row["weights"], row["mean"]) for row in once if row["recipe"] == OURS[k])
         if of:
             axes.plot(*zip(*of, strict=True), "o-", color=colour)
             entries.append(("o", colour, f"k = {k}"))

@@ -8,7 +8,7 @@ from benches.sae.lab import Coding, Lab, Report
 from sparsight.encoders.sae.config import SAEConfig
 from sparsight.encoders.sae.model import SAE
 
-__all__ = ["KS", "OURS", "PLAIN", "RECIPES", "STABLE", "WIDE", "Recipe", "models", "scaled"]
+__all__ = ["EVEN", "KS", "OURS", "PLAIN", "RECIPES", "STABLE", "WIDE", "Recipe", "models", "scaled"]
 
 KS = (32, 16, 8, 4, 2)
 """Active latents that are asked for."""
@@ -28,20 +28,24 @@ class Recipe:
         Of documents, and of queries where their own codes are asked for.
     seeds : int
         Trainings, of seeds 0, 1, ...
+    pool : int
+        As an SAE has it.
     """
 
     config: SAEConfig
     coding: Coding = "encoder"
     seeds: int = 4
+    pool: int = 0
 
 
 def _config(n_latents: int, k: int, **more: object) -> SAEConfig:
-    settings = {"epochs": 12, "batch": 4096, "learning_rate": 3e-3, "held_out": 0.0} | more
+    settings = {"epochs": 30, "batch": 4096, "learning_rate": 3e-3, "held_out": 0.0} | more
     return SAEConfig(n_latents=n_latents, k=k, **settings)  # type: ignore[arg-type]
 
 
-def _ours(n_latents: int, k: int, epochs: int = 12) -> Recipe:
-    return Recipe(_config(n_latents, k, start="centroids", epochs=epochs), "pursuit")
+def _ours(n_latents: int, k: int, learning_rate: float, pool: int = 0, epochs: int = 30) -> Recipe:
+    config = _config(n_latents, k, start="centroids", learning_rate=learning_rate, epochs=epochs)
+    return Recipe(config, "pursuit", pool=pool)
 
 
 PLAIN: dict[int, str] = {k: f"plain-{k}" for k in KS}
@@ -50,14 +54,17 @@ OURS: dict[int, str] = {k: f"ours-{k}" for k in KS}
 """By k: the project's recipes."""
 WIDE = "wide-32"
 """The large dictionary, of which no latent should stay silent."""
-STABLE = "stable-32"
+EVEN = "even-2"
+"""Of few active latents, and no more latents than 20,000 texts can show."""
+STABLE = OURS[32]
 """The one that other seeds should find again; what is asked of it is asked from 4,096 latents on."""
 
 RECIPES: dict[str, Recipe] = {
     **{name: Recipe(_config(16_384, k, start="rows"), seeds=4 if k == 32 else 1) for k, name in PLAIN.items()},
-    OURS[32]: _ours(1024, 32), OURS[16]: _ours(2048, 16), OURS[8]: _ours(2048, 8, 8), OURS[4]: _ours(8192, 4, 8),
-    OURS[2]: _ours(32_768, 2, 8),
-    WIDE: Recipe(_config(16_384, 32, start="centroids"), seeds=1), STABLE: _ours(4096, 32),
+    OURS[32]: _ours(4096, 32, 1e-3, pool=384, epochs=50), OURS[16]: _ours(8192, 16, 3e-3, pool=384),
+    OURS[8]: _ours(8192, 8, 3e-3, pool=384), OURS[4]: _ours(16_384, 4, 1e-3), OURS[2]: _ours(32_768, 2, 1e-3),
+    WIDE: Recipe(_config(16_384, 32, start="centroids", learning_rate=1e-3, epochs=50), seeds=1),
+    EVEN: replace(_ours(16_384, 2, 5e-4), seeds=1),
 }  # fmt: skip
 
 
@@ -71,4 +78,5 @@ def models(lab: Lab, name: str) -> list[tuple[SAE, Report]]:
     """The recipe's models, a training for each seed; one where there is little data."""
     recipe = RECIPES[name]
     seeds = range(lab.scale(recipe.seeds, 1))
-    return lab.train_many([replace(scaled(lab, recipe.config), seed=seed) for seed in seeds], name=name)
+    trained = lab.train_many([replace(scaled(lab, recipe.config), seed=seed) for seed in seeds], name=name)
+    return [(replace(sae, pool=recipe.pool), report) for sae, report in trained]

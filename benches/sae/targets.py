@@ -10,7 +10,7 @@ from typing import Any
 from benches.quality.asked import Target
 from benches.quality.results import PROVENANCE, Row
 from benches.quality.targets import target_row
-from benches.sae.recipes import KS, OURS, WIDE
+from benches.sae.recipes import EVEN, KS, OURS, WIDE
 
 __all__ = ["FEW_WEIGHTS", "SOURCES", "TARGETS", "best_scorer", "target_rows"]
 
@@ -19,7 +19,7 @@ SOURCES = ("topk_encode.json", "sae_training.json")
 FEW_WEIGHTS = 256
 """Of a query, at most: what retention is asked for."""
 _ASKED = {32: 0.95, 16: 0.90, 8: 0.80, 4: 0.65, 2: 0.50}
-_LATENTS = 16_384
+_LATENTS = 65_536
 Rows = dict[str, list[Row]]
 
 
@@ -54,8 +54,9 @@ def _kept(k: int) -> Target:
     def note(rows: Rows) -> str:
         row = _ours(rows, k)
         sets = ", ".join(f"{name} {row[name]:.3f}" for name in ("scifact", "cranfield", "cacm", "arxiv"))
+        once = best_scorer([of for of in rows["retention"] if "refocus" not in of["scorer"]], recipe=OURS[k])
         return (f"{row['scorer']}, N {row['n_latents']:,}, {row['bytes']:g} bytes; {sets}; {row['seeds']} seeds, "
-                f"spread {row['spread']:.3f}")
+                f"spread {row['spread']:.3f}; scored once, {once['scorer']}: {once['mean']:.3f}")
 
     return Target(f"k = {k}: nDCG@10 of codes, at most {FEW_WEIGHTS} query weights", _ASKED[k], "of the dense vectors'",
                   "retention", lambda rows: _ours(rows, k)["mean"], note, moonshot=0.99 if k == 32 else None)
@@ -68,8 +69,8 @@ def _above(k: int) -> Target:
     def note(rows: Rows) -> str:
         return ", ".join(f"{name} {row['mean']:.3f} ({row['bytes']:g} bytes)" for name, row in _others(rows, k).items())
 
-    return Target(f"k = {k}: above other forms of as many bytes", 1, "times the best of them", "retention", measured,
-                  note)
+    return Target(f"k = {k}: above other forms of as many bytes", 1 if k < max(KS) else None, "times the best of them",
+                  "retention", measured, note)
 
 
 def _recipe(rows: Rows, name: str) -> Row:
@@ -97,15 +98,20 @@ def _stability_note(rows: Rows) -> str:
         f"{row['name']}, {row['differ']}: {row['shared']:.3f}" for row in others)
 
 
-def _nested_note(rows: Rows) -> str:
-    return ", ".join(f"k {row['k']}: {row['ratio']:.3f}" for row in rows["nested"])
-
-
-def _nested(rows: Rows) -> float:
-    ratios = [float(row["ratio"]) for row in rows.get("nested", [])]
-    if not ratios:
+def _nested(rows: Rows) -> list[Row]:
+    """The rows of the model and coding whose worst k is the best."""
+    ways: dict[tuple[str, str], list[Row]] = {}
+    for row in rows.get("nested", []):
+        ways.setdefault((row["model"], row["coding"]), []).append(row)
+    if not ways:
         raise LookupError("nested")
-    return max(ratios)
+    return min(ways.values(), key=lambda of: max(row["ratio"] for row in of))
+
+
+def _nested_note(rows: Rows) -> str:
+    of = _nested(rows)
+    ratios = ", ".join(f"k {row['k']}: {row['ratio']:.3f}" for row in of)
+    return f"{of[0]['model']}, codes by {of[0]['coding']}; {ratios}"
 
 
 def _encode(report: Any) -> Row:
@@ -133,14 +139,14 @@ def _whole_note(rows: Rows) -> str:
 TARGETS: tuple[Target, ...] = (
     *(part for k in KS for part in (_kept(k), _above(k))),
     _dead("silent on held-out texts, N = 16,384", 0.01, WIDE),
-    _dead("silent on held-out texts, k = 2", 0.20, OURS[2]),
+    _dead("silent on held-out texts, k = 2", 0.20, EVEN),
     Target("latents that another seed finds again, N = 4,096", 0.50, "of the live ones", "stability",
            lambda rows: _stable(rows)["shared"], _stability_note, moonshot=0.80),
     Target("FVU of those, over plain training's", 1.05, "times", "stability", lambda rows: _stable(rows)["fvu_ratio"],
            lambda rows: f"codes by {_stable(rows)['coding']}; by encoders alone "
                         f"{_stable(rows)['encoder_fvu_ratio']:.3f}", bound="at most"),
-    Target("one model for k of 2 to 32: FVU over one trained for that k, the worst k", 1.02, "times", "nested", _nested,
-           _nested_note, bound="at most"),
+    Target("one model for k of 2 to 32: FVU over one trained for that k, the worst k", 1.02, "times", "nested",
+           lambda rows: max(float(row["ratio"]) for row in _nested(rows)), _nested_note, bound="at most"),
     Target("top-k encoding, fused: time over the product's alone", 1.3, "times", "topk_encode.json",
            lambda report: _encode(report)["fused"]["ms"] / _encode(report)["product"]["ms"], _encode_note,
            bound="at most"),

@@ -307,8 +307,8 @@ class SAE:
         """Write ``sae.safetensors`` and ``sae.json`` into a folder, which is made if it is not there.
 
         The first holds the arrays under their names, float32; ``threshold`` only where the model has some. The second
-        holds k, document_mode, pool, labels, examples, N, D, the fingerprint, and the SHA-256 of the first. Each file is
-        written beside its place and renamed; :meth:`load` notices a pair that does not belong together.
+        holds k, document_mode, pool, labels, examples, N, D, the fingerprint, and the SHA-256 of the first. Each file
+        is written beside its place and renamed; :meth:`load` notices a pair that does not belong together.
         """
         from safetensors.numpy import save_file
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.sparse import csr_matrix
 
 import sparsight
 from sparsight.encoders import SAE, SAEConfig, train_sae
@@ -174,6 +175,19 @@ def test_own_codes_of_thresholds(judged, sae):
     assert alone.quality.ndcg.mean() == pytest.approx(measure(judged, order.astype(np.int64)).ndcg.mean(), abs=0.02)
 
 
+def test_documents_are_coded_as_the_autoencoder_codes_documents(judged, sae):
+    sought = replace(sae, document_mode="pursuit", pool=12)
+    names = ["decode-24", "symmetric"]  # whose queries are coded by the encoder
+    found = retentions(sought, judged, [0, 3], [parse_scorer(name) for name in names], rounded=False)
+    given_ = retentions(sae, judged, [0, 3], [parse_scorer(name) for name in names], rounded=False,
+                        code=lambda x, k: (sought if len(x) == DOCUMENTS else sae).encode(
+                            x, k, mode="pursuit" if len(x) == DOCUMENTS else "topk"))
+    assert [of.mode for of in found] == ["pursuit", "topk"] * 2 and [of.k for of in found] == [6, 3] * 2
+    for one, other in zip(found[::2], given_[::2], strict=True):
+        np.testing.assert_array_equal(one.quality.ndcg, other.quality.ndcg)
+    assert found[0].ndcg > retention(sae, judged, 0, parse_scorer("decode-24"), rounded=False).ndcg
+
+
 def test_codes_that_the_encoder_did_not_make(judged, sae):
     """A function's codes are measured in place of the encoder's, in documents and queries alike."""
     scorers = [Scorer(m=0), Scorer("symmetric", 0), Scorer(m=9, idf=True)]
@@ -241,7 +255,7 @@ def test_eight_bits_are_an_option(judged, sae):
     assert retention(unknown, judged, 0).ndcg == pytest.approx(retention(sae, judged, 0).ndcg, abs=0.05)
 
 
-@pytest.mark.parametrize("name", [scorer.name for scorer in (*DEFAULT_SCORERS, *SCORERS)])
+@pytest.mark.parametrize("name", [scorer.name for scorer in (*DEFAULT_SCORERS, *SCORERS, Scorer(m=9, refocus=3))])
 def test_names_of_scorers(name):
     assert parse_scorer(name).name == name
 
@@ -252,11 +266,12 @@ def test_scorers_by_name():
     assert parse_scorer("symmetric-64-idf-raw") == Scorer("symmetric", 64, False, True)
     assert parse_scorer("decode-64-size") == Scorer("decode", 64, by_size=True)
     assert DEFAULT_SCORERS[0] == Scorer()
-    for wrong in ("", "dense", "decode-", "decode-512-raw-idf", "decode--1", "symmetric 3", "decode-1.5"):
+    for wrong in ("", "dense", "decode-", "decode-512-raw-idf", "decode--1", "symmetric 3", "decode-1.5",
+                  "decode-all-refocus-5", "symmetric-9-refocus-5"):
         with pytest.raises(InvalidArgumentError) as caught:
             parse_scorer(wrong)
-        assert caught.value.field == "scorers"
-    bad: list[dict[str, Any]] = [{"query": "dense"}, {"m": -1}]
+        assert caught.value.field in ("scorers", "refocus")
+    bad: list[dict[str, Any]] = [{"query": "dense"}, {"m": -1}, {"refocus": -1}]
     for given_ in bad:
         with pytest.raises(InvalidArgumentError):
             Scorer(**given_)
@@ -292,3 +307,47 @@ def test_a_gpu_measures_the_same(judged, sae):
     for one, other in zip(rows("cpu"), rows("cuda"), strict=True):
         assert np.mean(np.abs(one.quality.ndcg - other.quality.ndcg) > 1e-9) <= 0.05
         assert (one.k, one.scorer, one.postings) == (other.k, other.scorer, pytest.approx(other.postings, rel=1e-3))
+
+
+def test_the_best_documents_are_scored_again_by_the_latents_they_have():
+    # Axes as latents, codes by hand. Of a query (3, 2.9, 2.8, 0) one weight finds the document of the first axis first;
+    # of the three latents that the two best documents have, the one that adds most to their scores is the second.
+    codes = csr_matrix(np.array([[5, 0, 0, 0], [4, 6, 0, 0], [0, 0, 7, 0], [0, 0, 0, 1]], np.float32))
+    axes = np.eye(4, dtype=np.float32)
+    sae = SAE(2, axes, np.zeros(4, np.float32), axes, np.zeros(4, np.float32))
+    query = unit(np.array([[3, 2.9, 2.8, 0]]))
+    judged = JudgedVectors("hand", axes, query, np.array([[0, 1, 1]], np.int64))
+
+    def found(name: str) -> float:
+        scorer = parse_scorer(f"{name}-raw")
+        (one,) = retentions(sae, judged, [2], [scorer], rounded=False, code=lambda rows, k: codes)
+        return float(one.quality.ndcg[0])
+
+    second = 1 / np.log2(3)
+    assert found("decode-1") == pytest.approx(second)  # 15 and 12
+    assert found("decode-1-refocus-1") == pytest.approx(second)  # alone, it stays first
+    assert found("decode-1-refocus-2") == found("decode-1-refocus-4") == 1  # the second latent: 0 and 17.4
+    assert found("decode-2-refocus-2") == found("decode-all") == 1
+
+
+@pytest.mark.parametrize("scorer", ["decode-4-refocus-10", "decode-24-refocus-30-idf", "decode-8-refocus-200-raw"])
+def test_scores_again_are_those_of_whole_matrices(judged, sae, scorer):
+    wanted = parse_scorer(scorer)
+    first = Scorer(m=wanted.m, divided=wanted.divided, idf=wanted.idf)
+    found, once = (retention(sae, judged, 0, of, rounded=False) for of in (wanted, first))
+    values = sae.encode(judged.documents).toarray()
+    if wanted.divided:
+        values /= np.linalg.norm(sae.decode(sae.encode(judged.documents)), axis=1, keepdims=True)
+    weights = judged.queries @ sae.W_dec.T * (idf(sae.density) if wanted.idf else 1)
+    order = np.argsort(np.argsort(-importance(weights), axis=1, kind="stable"), axis=1)
+    pruned = np.where(order < wanted.m, weights, 0)
+    ranking = np.argsort(-(pruned @ values.T), axis=1, kind="stable")[:, :100]
+    for row, best in enumerate(ranking):
+        some = best[:wanted.refocus]
+        adds = np.abs(weights[row]) * values[some].sum(0)
+        chosen = np.argsort(-adds, kind="stable")[:wanted.m]
+        again = values[np.ix_(some, chosen)] @ weights[row, chosen]
+        ranking[row, :wanted.refocus] = some[np.argsort(-again, kind="stable")]
+    expected = measure(judged, ranking.astype(np.int64))
+    np.testing.assert_allclose(found.quality.ndcg, expected.ndcg, atol=1e-6)
+    assert found.recall == pytest.approx(once.recall) and (found.quality.ndcg != once.quality.ndcg).any()

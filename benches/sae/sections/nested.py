@@ -5,24 +5,29 @@ from __future__ import annotations
 from dataclasses import replace
 
 from benches.quality.results import Row
-from benches.sae.lab import Lab
-from benches.sae.recipes import KS, PLAIN, RECIPES, models, scaled
+from benches.sae.lab import Coding, Lab
+from benches.sae.recipes import KS, PLAIN, RECIPES, WIDE, models, scaled
 from sparsight.encoders.sae.losses import AuxK, Nested
 
 __all__ = ["section"]
 
 
 def section(lab: Lab) -> list[Row]:
-    """Rows "nested", one for each k: both models coded by their encoders, the nested one's code cut to its k largest.
+    """Rows "nested", one for each model, coding and k: that model's code of k latents, and that of one trained for k.
 
-    Settings are those of the plain recipes but for the loss, which takes the mean over all k.
+    Models are one whose loss takes the mean over all k, the plain recipes' settings else, and `WIDE`, trained for the
+    largest k alone. Their encoders' codes are cut to the k largest; by pursuit each k has a code of its own. The models
+    that are trained for each k are the plain recipes', coded the same way.
     """
     plain = scaled(lab, RECIPES[PLAIN[max(KS)]].config)
-    sae, _ = lab.train("nested", replace(plain, losses=(Nested(ks=tuple(sorted(KS))), AuxK())))
-    rows = []
-    for k in sorted(KS):
-        _, alone = models(lab, PLAIN[k])[0]
-        fvu = lab.held_figures(sae, k)["fvu"]
-        rows.append({"kind": "nested", "k": k, "n_latents": sae.n_latents, "nested_fvu": round(fvu, 5),
-                     "separate_fvu": round(alone["fvu"], 5), "ratio": round(fvu / alone["fvu"], 4)})
-    return rows
+    nested, _ = lab.train("nested", replace(plain, losses=(Nested(ks=tuple(sorted(KS))), AuxK())))
+    alone = {k: models(lab, PLAIN[k])[0][0] for k in sorted(KS)}
+    codings: tuple[Coding, ...] = ("encoder", "pursuit")
+    return [{"kind": "nested", "model": name, "coding": coding, "n_latents": sae.n_latents, "k": k}
+            | _compared(lab.held_figures(sae, k, coding)["fvu"], lab.held_figures(own, k, coding)["fvu"])
+            for name, sae in (("nested", nested), (WIDE, models(lab, WIDE)[0][0])) for coding in codings
+            for k, own in alone.items()]
+
+
+def _compared(fvu: float, alone: float) -> Row:
+    return {"nested_fvu": round(fvu, 5), "separate_fvu": round(alone, 5), "ratio": round(fvu / alone, 4)}

@@ -22,7 +22,8 @@ __all__ = ["SCORERS", "SETS", "mean_over_sets", "section"]
 F32 = NDArray[np.float32]
 SETS = {"scifact": ("scifact",), "cranfield": ("cranfield",), "cacm": ("cacm",), "arxiv": ("arxiv_cs", "arxiv_sci")}
 """What counts as one set, and what it is the mean of."""
-SCORERS = tuple(map(parse_scorer, ("decode-256", "decode-512", "decode-1024", "decode-all", "symmetric")))
+SCORERS = tuple(map(parse_scorer, (
+    "decode-256-refocus-20", "decode-256-refocus-50", "decode-256", "decode-512", "decode-all", "symmetric")))
 _TRAINED = 50_000  # rows that baselines are fitted to
 
 

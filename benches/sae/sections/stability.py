@@ -46,7 +46,7 @@ def section(lab: Lab) -> list[Row]:
 def _groups(lab: Lab) -> Iterator[_Group]:
     ours = RECIPES[STABLE]
     config, count = scaled(lab, ours.config), lab.scale(ours.seeds, 2)
-    plain = replace(scaled(lab, RECIPES[PLAIN[32]].config), n_latents=config.n_latents)
+    plain = replace(scaled(lab, RECIPES[PLAIN[32]].config), n_latents=config.n_latents, epochs=config.epochs)
     seeds = [replace(config, seed=seed) for seed in range(count)]
     yield _Group("plain", "seeds", "encoder", [lab.train_many([replace(plain, seed=seed) for seed in range(count)],
                                                               name="plain, stability")])
