@@ -312,7 +312,7 @@ def test_a_gpu_measures_the_same(judged, sae):
 def test_the_best_documents_are_scored_again_by_the_latents_they_have():
     # Axes as latents, codes by hand. Of a query (3, 2.9, 2.8, 0) one weight finds the document of the first axis first;
     # of the three latents that the two best documents have, the one that adds most to their scores is the second.
-    codes = csr_matrix(np.array([[5, 0, 0, 0], [4, 6, 0, 0], [0, 0, 7, 0], [0, 0, 0, 1]], np.float32))
+    codes = csr_matrix(np.array([[5, 0, 0, 0], [4, 12, 0, 0], [0, 0, 7, 0], [0, 0, 0, 1]], np.float32))
     axes = np.eye(4, dtype=np.float32)
     sae = SAE(2, axes, np.zeros(4, np.float32), axes, np.zeros(4, np.float32))
     query = unit(np.array([[3, 2.9, 2.8, 0]]))
@@ -326,7 +326,7 @@ def test_the_best_documents_are_scored_again_by_the_latents_they_have():
     second = 1 / np.log2(3)
     assert found("decode-1") == pytest.approx(second)  # 15 and 12
     assert found("decode-1-refocus-1") == pytest.approx(second)  # alone, it stays first
-    assert found("decode-1-refocus-2") == found("decode-1-refocus-4") == 1  # the second latent: 0 and 17.4
+    assert found("decode-1-refocus-2") == found("decode-1-refocus-4") == 1  # the second latent: 34.8 in all, against 27
     assert found("decode-2-refocus-2") == found("decode-all") == 1
 
 
