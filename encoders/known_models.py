@@ -19,11 +19,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["ALIASES", "KNOWN_WHEELS", "PRETRAINED", "KnownWheel"]
+__all__ = ["ALIASES", "KNOWN_WHEELS", "PRETRAINED", "PRETRAINED_SAES", "KnownWheel"]
 
-PRETRAINED: dict[str, Path] = {name: Path(__file__).resolve().parent / "pretrained" / name
-                               for name in ("sparsight-small", "sparsight-tiny")}
-"""Our own models: folders of the package."""
+_FOLDER = Path(__file__).resolve().parent / "pretrained"
+PRETRAINED: dict[str, Path] = {name: _FOLDER / name for name in ("sparsight-small", "sparsight-tiny")}
+"""Our own encoders: folders of the package."""
+
+PRETRAINED_SAES: dict[str, Path] = {name: _FOLDER / name for name in ("sparsight-minilm-sae",)}
+"""Our own autoencoders, likewise."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ MAX_TERM = 2**32 - 2
 """Largest term id: ids are 32 bits and the last value marks "none" in the kernels."""
 
 MAX_DENSE_DIMENSION = 65_536
+MAX_RESCORED = 10_000  # documents; as many as a query may ask for
 DEFAULT_MAX_IMPACT = 4.0
 _COLLECTION_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _FIELD_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
@@ -84,11 +85,11 @@ def check_sae_options(spec: SAEField, prefix: str = "") -> None:
         if (value := getattr(spec, name)) not in known:
             expected = " or ".join(f'"{choice}"' for choice in known)
             raise InvalidArgumentError(f"{name} is {expected}; got {value!r:.80}", field=prefix + name)
-    terms = spec.max_query_terms
-    if isinstance(terms, bool) or not isinstance(terms, int) or terms < 0:
-        raise InvalidArgumentError(
-            f"max_query_terms is not negative; got {terms!r:.80}", field=f"{prefix}max_query_terms"
-        )
+    for name, most in (("max_query_terms", None), ("rescore", MAX_RESCORED)):
+        number = getattr(spec, name)
+        if isinstance(number, bool) or not isinstance(number, int) or number < 0 or (most and number > most):
+            limits = f"0 to {most:,}" if most else "not negative"
+            raise InvalidArgumentError(f"{name} is {limits}; got {number!r:.80}", field=prefix + name)
     if isinstance(spec.k1, bool) or not isinstance(spec.k1, int | float) or not 0 <= spec.k1 <= 100:
         raise InvalidArgumentError(f"k1 is 0 to 100; got {spec.k1!r:.80}", field=f"{prefix}k1")
 

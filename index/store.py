@@ -114,8 +114,12 @@ class CollectionStore:
             self._writer.start()
 
     @classmethod
-    def create(cls, folder: Path, schema: CollectionSchema, models: ModelFactory) -> CollectionStore:
-        """Make a new collection's folder, durable when this returns. It appears whole or not at all."""
+    def create(cls, folder: Path, schema: CollectionSchema, models: ModelFactory,
+               fill: Callable[[Path], None] | None = None) -> CollectionStore:  # fmt: skip
+        """Make a new collection's folder, durable when this returns. It appears whole or not at all.
+
+        ``fill`` puts the models of its fields into the folder.
+        """
         building = folder.with_name(storage.BUILDING_PREFIX + folder.name)
         if building.exists():
             storage.remove_folder(building)
@@ -126,6 +130,9 @@ class CollectionStore:
             catalog.create(schema.check())
         finally:
             catalog.close()
+        if fill is not None:
+            fill(building)
+            storage.sync_tree(building)
         storage.publish_folder(building, folder)
         return cls(folder, models)
 

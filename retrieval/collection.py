@@ -283,7 +283,8 @@ class Collection:
         epochs: int = 0,
         seed: int = 0,
         scorer: Literal["decode", "symmetric"] = "decode",
-        max_query_terms: int = 512,
+        max_query_terms: int = 256,
+        rescore: int = 50,
         weighting: Literal["none", "idf", "bm25"] = "none",
         k1: float = 1.2,
         wait: bool = True,
@@ -298,14 +299,14 @@ class Collection:
             0 chooses by the collection's size.
         k : int
             Active latents a passage.
-        scorer, max_query_terms, weighting, k1
+        scorer, max_query_terms, rescore, weighting, k1
             The new field's: see :class:`sparsight.types.SAEField`.
         wait : bool
             Return when it is done; else at once, to be watched with the database's ``operation``.
         """
         self._store._check_open()
         arguments = {"n_latents": n_latents, "k": k, "epochs": epochs, "seed": seed}
-        spec = SAEField(field, source, "", scorer, max_query_terms, weighting, k1)
+        spec = SAEField(field, source, "", scorer, max_query_terms, weighting, k1, rescore)
         prepared = train_collection_sae(self._store, spec, arguments)
         return self._start("train_sae", prepared, wait)
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +29,7 @@ from sparsight.index.schema import CollectionSchema, check_collection_name
 from sparsight.index.store import CollectionStore
 from sparsight.index.verification import RepairReport, repair_folder, verify_folder
 from sparsight.retrieval.collection import Collection, default_threads
-from sparsight.retrieval.models import dense_encoder, factory, resolve_field, sparse_encoder
+from sparsight.retrieval.models import dense_encoder, factory, resolve_fields, sparse_encoder
 from sparsight.retrieval.operations import Operations
 from sparsight.retrieval.preparation import check_text
 from sparsight.types import (
@@ -41,6 +43,9 @@ from sparsight.types import (
     SparseVector,
     VerifyReport,
 )
+
+if TYPE_CHECKING:
+    from sparsight.encoders import SAE
 
 __all__ = ["Database", "repair", "verify", "warm_up"]
 
@@ -120,8 +125,8 @@ class Database:
         name : str
             1 to 63 of a-z, 0-9, '_' and '-', beginning with a letter.
         fields : sequence of Field, optional
-            None takes SPLADE, BM25 and dense fields with small models that need no hub. SAE fields are added later,
-            by ``train_sae``.
+            None takes SPLADE, BM25 and dense fields, and one of the dense field's features, with small models that need
+            no hub. An SAE field without a model is added later, by ``train_sae``.
         passages : PassageSpec
             How long texts are split.
         exist_ok : bool
@@ -129,7 +134,7 @@ class Database:
 
         Raises
         ------
-        AlreadyExistsError, InvalidArgumentError, CheckpointError, ReadOnlyError
+        AlreadyExistsError, InvalidArgumentError, CheckpointError, IncompatibleModelError, ReadOnlyError
         """
         self._check_open()
         check_collection_name(name)
@@ -141,14 +146,14 @@ class Database:
                     return self.collection(name)
                 raise AlreadyExistsError(f"collection {name!r} exists", field="name")
         wanted = DEFAULT_FIELDS if fields is None else tuple(fields)
-        resolved = tuple(resolve_field(item, f"fields[{position}]") for position, item in enumerate(wanted))
+        resolved, saes = resolve_fields(wanted)
         created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         schema = CollectionSchema(name, resolved, passages, created, secrets.token_hex(16)).check()
         with self._lock:
             if name in self._names():
                 raise AlreadyExistsError(f"collection {name!r} exists", field="name")
             folder = self.path / name
-            store = CollectionStore.create(folder, schema, factory(folder))
+            store = CollectionStore.create(folder, schema, factory(folder), partial(_save_models, saes))
             self._open[name] = Collection(store, self._operations, self._threads)
             return self._open[name]
 
@@ -302,6 +307,11 @@ def warm_up(database: Database) -> list[str]:
                 except SparsightError as error:
                     faults.append(f"{info.name}.{field.name}: {error.message}")
     return faults
+
+
+def _save_models(saes: Mapping[str, SAE], folder: Path) -> None:
+    for model, sae in saes.items():
+        sae.save(folder / model)
 
 
 def _collection_names(root: Path) -> list[str]:

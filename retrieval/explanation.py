@@ -9,6 +9,7 @@ re-ranked SAE leg has the dense score and so is split in that way, by its own SA
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from sparsight.index.parts import ImpactQuery
 from sparsight.index.schema import DerivedModel
 from sparsight.kernels import CancelFlag
 from sparsight.retrieval.models import SAEModel
-from sparsight.retrieval.planning import Leg, Plan
+from sparsight.retrieval.planning import Leg, Plan, level_values
 from sparsight.retrieval.ranking import Ranking, rank_plans, score_matrix
 from sparsight.retrieval.steering import Steering
 from sparsight.types import Contribution, Explanation, Movement, RetrieverScore, SAEField
@@ -58,7 +59,8 @@ def _retriever_score(
     rest = dense = 0.0
     field, query = leg.scored_by
     if passage >= 0 and isinstance(query, ImpactQuery):
-        contributions = _impact_contributions(generation, leg, query, ranking.references[position], passage)
+        model = models.get(leg.field.name)
+        contributions = _impact_contributions(generation, model, leg, query, ranking.references[position], passage)
     elif passage >= 0:
         assert not isinstance(query, ImpactQuery)
         model = models[leg.field.name] if leg.rerank else _sae_on(generation, models, field)
@@ -79,11 +81,11 @@ def _retriever_score(
 
 
 def _impact_contributions(
-    generation: Generation, leg: Leg, query: ImpactQuery, reference: Reference, passage: int
+    generation: Generation, model: DerivedModel | None, leg: Leg, query: ImpactQuery, reference: Reference, passage: int
 ) -> tuple[Contribution, ...]:
     ids, impacts, _ = generation.sparse_row(leg.field.name, reference, passage)
     common, in_query, in_document = np.intersect1d(query.terms, ids, assume_unique=True, return_indices=True)
-    levels, values = impacts[in_document].astype(np.float64), leg.level_values[in_query]
+    levels, values = impacts[in_document].astype(np.float64), level_values(leg.field, common, model)
     weights = query.weights[in_query].astype(np.float64) * query.unit  # what one impact level adds to the score
     found = [
         Contribution(
@@ -102,7 +104,7 @@ def _dense_contributions(
     if model is None or document is None:
         return (), score
     assert isinstance(model, SAEModel)
-    code = model.sae.encode(np.asarray(document)[None])
+    code = model.sae.document_codes(np.asarray(document)[None])
     along = model.sae.W_dec[code.indices].astype(np.float64) @ query.astype(np.float64)
     labels = model.sae.labels
     found = [
@@ -130,20 +132,22 @@ def _movements(
 ) -> list[Movement]:
     """Where each hit stood in the same search without edits."""
     base = plan.unsteered()
-    deep = base
-    if len(plan.legs) == 1 and not plan.legs[0].rerank:  # a deeper re-ranking would be another search
-        deep = _with_k(base, max(plan.depth, MOVEMENT_DEPTH))
-    (before,) = rank_plans(generation, [deep], cancel, 1)
+    before = _ranking_before(generation, base, cancel)
     rank_of = {reference: rank for rank, reference in enumerate(before.references, 1)}
+    if len(base.legs) == 1 and base.legs[0].whole is not None:
+        # With more candidates to score with all weights it is another search: what it alone finds stood below.
+        (deep,) = rank_plans(generation, [_deep(base)], cancel, 1)
+        for rank, reference in enumerate(deep.references, 1):
+            rank_of.setdefault(reference, max(rank, len(before.references) + 1))
     hits = ranking.references[:count]
     outside, _, _ = score_matrix(generation, base, hits)
     moves = []
     for position, reference in enumerate(hits):
         rank = rank_of.get(reference, 0)
-        if rank:
-            score = float(before.totals[rank - 1])
+        if len(plan.legs) == 1:
+            score = float(outside[position, 0])
         else:
-            score = float(outside[position, 0]) if len(plan.legs) == 1 else 0.0
+            score = float(before.totals[rank - 1]) if rank else 0.0
         moves.append(
             Movement(
                 rank,
@@ -156,10 +160,14 @@ def _movements(
     return moves
 
 
-def _with_k(plan: Plan, k: int) -> Plan:
-    from dataclasses import replace
+def _ranking_before(generation: Generation, base: Plan, cancel: CancelFlag | None) -> Ranking:
+    again = len(base.legs) > 1 or base.legs[0].scored_again
+    (before,) = rank_plans(generation, [base if again else _deep(base)], cancel, 1)
+    return before
 
-    return replace(plan, query=replace(plan.query, k=k, min_score=None))
+
+def _deep(plan: Plan) -> Plan:
+    return replace(plan, query=replace(plan.query, k=max(plan.depth, MOVEMENT_DEPTH), min_score=None))
 
 
 def _by_feature(generation: Generation, plan: Plan, ranking: Ranking, position: int) -> tuple[Contribution, ...]:

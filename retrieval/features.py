@@ -67,7 +67,7 @@ def _activation(generation: Generation, schema: FieldSchema, model: SAEModel, wo
     assert isinstance(schema.spec, SAEField)
     source = generation.field(schema.spec.source)
     if isinstance(source.spec, DenseField) and source.spec.encoder:
-        code = model.sae.encode(dense_encoder(source).encode([words], mode="query"))
+        code = model.sae.document_codes(dense_encoder(source).encode([words], mode="query"))
         if code.nnz:
             strength[code.indices] = code.data / code.data.max()
     return strength

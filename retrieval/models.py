@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,12 +16,13 @@ from sparsight.encoders.sae.weighting import idf, saturate, weigh_query
 from sparsight.errors import FailedPreconditionError, IncompatibleModelError, InvalidArgumentError
 from sparsight.index.rows import SparseRow
 from sparsight.index.schema import FieldSchema, ModelFactory
+from sparsight.index.store import MODELS_FOLDER
 from sparsight.types import BM25Field, DenseField, Field, SAEField, SparseField, SparseVector
 
 if TYPE_CHECKING:
     from sparsight.encoders import SAE, DenseEncoder, SparseEncoder
 
-__all__ = ["SAEModel", "dense_encoder", "factory", "resolve_field", "sparse_encoder"]
+__all__ = ["SAEModel", "dense_encoder", "factory", "resolve_fields", "sae_field", "sparse_encoder"]
 
 UNBOUNDED_DIMENSION = 2**32 - 1
 
@@ -137,14 +139,70 @@ def _encoder(field: FieldSchema) -> SparseEncoder | DenseEncoder:
     return encoder
 
 
-def resolve_field(field: Field, place: str) -> FieldSchema:
-    """A user's field with its dimension and fingerprint fixed; loads the encoder it names."""
+def sae_field(sae: SAE, spec: SAEField, source: FieldSchema | None, place: str = "source") -> FieldSchema:
+    """The schema of a field filled by an autoencoder, which a collection keeps under its ``model``.
+
+    Raises
+    ------
+    InvalidArgumentError
+        ``source`` is not a dense field of the width that the autoencoder reads.
+    IncompatibleModelError
+        It was trained on embeddings of another encoder than the one that fills ``source``.
+    """
+    if source is None or source.kind != "dense" or source.dimension != sae.d_in:
+        found = "none" if source is None else f"{source.kind} of dimension {source.dimension}"
+        raise InvalidArgumentError(
+            f"the SAE reads dense vectors of dimension {sae.d_in}; field {spec.source!r} is {found}", field=place
+        )
+    if sae.embedder and source.fingerprint and sae.embedder != source.fingerprint:
+        raise IncompatibleModelError(
+            f"the SAE was trained on vectors of model {sae.embedder[:12]}; field {source.name!r} is filled by "
+            f"{source.fingerprint[:12]}",
+            field=place,
+            expected=sae.embedder,
+            found=source.fingerprint,
+        )
+    model = f"{MODELS_FOLDER}/{spec.name}-{sae.fingerprint[:16]}"
+    return FieldSchema(replace(spec, model=model), sae.n_latents, SAEModel(sae, spec).fingerprint)
+
+
+def resolve_fields(fields: Sequence[Field]) -> tuple[tuple[FieldSchema, ...], dict[str, SAE]]:
+    """A user's fields with their dimensions and fingerprints fixed; loads the encoders and autoencoders they name.
+
+    Returns
+    -------
+    fields : tuple of FieldSchema
+        In their order.
+    saes : mapping
+        Autoencoders by the ``model`` of their field.
+    """
+    plain = {at: _resolve_field(field, f"fields[{at}]") for at, field in enumerate(fields)
+             if not isinstance(field, SAEField)}  # fmt: skip
+    sources = {field.name: field for field in plain.values()}
+    saes: dict[str, SAE] = {}
+    for at, spec in enumerate(fields):
+        if isinstance(spec, SAEField):
+            sae = _named_sae(spec, f"fields[{at}]")
+            plain[at] = sae_field(sae, spec, sources.get(spec.source), f"fields[{at}].source")
+            assert isinstance(plain[at].spec, SAEField)
+            saes[plain[at].spec.model] = sae  # type: ignore[union-attr]
+    return tuple(plain[at] for at in range(len(fields))), saes
+
+
+def _named_sae(spec: SAEField, place: str) -> SAE:
+    from sparsight.encoders.sae.checkpoints import read_sae
+
+    if not spec.model:
+        raise InvalidArgumentError(
+            "an SAE field needs a model, or is added by train_sae once the collection has documents", field=place,
+            reason="SAE_FIELD",
+        )  # fmt: skip
+    return read_sae(spec.model)
+
+
+def _resolve_field(field: Field, place: str) -> FieldSchema:
     if isinstance(field, BM25Field):
         return FieldSchema(field, 0)
-    if isinstance(field, SAEField):
-        raise InvalidArgumentError(
-            "an SAE field is added by train_sae or add_sae once the collection exists", field=place, reason="SAE_FIELD"
-        )
     if not isinstance(field, SparseField | DenseField):
         raise InvalidArgumentError(f"expected a field, got {type(field).__name__}", field=place)
     if field.dimension < 0:

@@ -5,10 +5,9 @@ Texts of all queries of a call go through an encoder together.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any, Literal
@@ -29,7 +28,7 @@ from sparsight.retrieval.preparation import check_text
 from sparsight.retrieval.steering import Steering, conditions_of, overlaps_of, steering_of
 from sparsight.types import BM25Field, DenseField, Effort, Fusion, Query, Retriever, SAEField, SparseField
 
-__all__ = ["MAX_K", "MAX_QUERIES", "MAX_QUERY_TEXT", "Leg", "Plan", "plan_queries"]
+__all__ = ["MAX_K", "MAX_QUERIES", "MAX_QUERY_TEXT", "Leg", "Plan", "level_values", "plan_queries"]
 
 MAX_K = 10_000
 MAX_QUERIES = 1_024
@@ -45,8 +44,9 @@ class Leg:
     """One retriever of one query, ready to run.
 
     ``query`` is searched; ``base`` is what it would be without edits (the same object when nothing is steered).
-    ``level_values[i]`` is the weight that one impact level of term i of ``query`` stands for. ``vector`` is the dense
-    query behind a dense or SAE leg. ``scorer``, ``max_terms`` and ``rerank`` are those of SAE legs.
+    ``vector`` is the dense query behind a dense or SAE leg. ``scorer``, ``max_terms``, ``rerank`` and ``rescore`` are
+    those of SAE legs; where ``query`` lacks some weights and candidates are to be scored with all, ``whole`` has all,
+    and ``base_whole`` those without edits.
     """
 
     field: FieldSchema
@@ -55,7 +55,8 @@ class Leg:
     text: str = ""
     query: ImpactQuery | NDArray[np.float32] | None = None
     base: ImpactQuery | NDArray[np.float32] | None = None
-    level_values: NDArray[np.float64] = dataclasses.field(default_factory=lambda: np.empty(0))
+    whole: ImpactQuery | None = None
+    base_whole: ImpactQuery | None = None
     vector: NDArray[np.float32] | None = None
     base_vector: NDArray[np.float32] | None = None
     steering: Steering | None = None
@@ -63,15 +64,23 @@ class Leg:
     scorer: Literal["decode", "symmetric"] = "decode"
     max_terms: int = 0
     rerank: int = 0
+    rescore: int = 0
+
+    @property
+    def scored_again(self) -> int:
+        """Candidates that are found by ``query`` and scored by another, at least; 0: that is their score."""
+        return self.rerank or (self.rescore if self.whole is not None else 0)
 
     @property
     def scored_by(self) -> tuple[str, ImpactQuery | NDArray[np.float32]]:
-        """The field and the query that give a candidate's score: the dense ones behind a leg that is re-ranked."""
+        """The field and the query that give a candidate's score: the dense ones behind a leg that is re-ranked, or
+        the query with all its weights."""
         if self.rerank:
             assert isinstance(self.field.spec, SAEField) and self.vector is not None
             return self.field.spec.source, self.vector
-        assert self.query is not None
-        return self.field.name, self.query
+        query = self.query if self.whole is None else self.whole
+        assert query is not None
+        return self.field.name, query
 
 
 @dataclass(slots=True)
@@ -96,12 +105,13 @@ class Plan:
         return self.query.k if len(self.legs) == 1 else max(self.query.k, self.query.fusion.depth)
 
     def depth_of(self, leg: Leg) -> int:
-        """Documents that a leg's search finds: its candidates, or more to choose them from by re-ranking."""
-        return max(self.depth, leg.rerank)
+        """Documents that a leg's search finds: its candidates, or more to choose them from by other scores."""
+        return max(self.depth, leg.scored_again)
 
     def unsteered(self) -> Plan:
         """The same query without its edits."""
-        legs = [replace(leg, query=leg.base, vector=leg.base_vector, steering=None) for leg in self.legs]
+        legs = [replace(leg, query=leg.base, whole=leg.base_whole, vector=leg.base_vector, steering=None)
+                for leg in self.legs]  # fmt: skip
         return Plan(self.query, legs, self.node, (), self.overlaps, [])
 
 
@@ -246,7 +256,7 @@ def _leg(generation: Generation, query: Query, item: Retriever, place: str) -> L
         if isinstance(schema.spec, DenseField | BM25Field):
             raise InvalidQueryError(f"field {schema.name!r} takes no sparse vector", field=f"{place}.sparse")
         row, _ = check_sparse(item.sparse, schema, f"{place}.sparse", signed=True)
-        _set_impacts(leg, row, _scales(schema, row.term_ids, None))
+        leg.base = leg.query = _quantised(leg, row)
     elif "dense" in given:
         source = _source(generation, schema)
         if source is None:
@@ -274,7 +284,8 @@ def _leg(generation: Generation, query: Query, item: Retriever, place: str) -> L
 def _set_options(leg: Leg, item: Retriever) -> None:
     """How an SAE field is searched: as the retriever says, or else as the field does. Other fields have no choice."""
     spec = leg.field.spec
-    given = {"scorer": item.scorer or None, "max_query_terms": item.max_query_terms, "rerank": item.rerank or None}
+    given = {"scorer": item.scorer or None, "max_query_terms": item.max_query_terms, "rerank": item.rerank or None,
+             "rescore": item.rescore}  # fmt: skip
     for name, value in given.items():
         if value is not None:
             if not isinstance(spec, SAEField) or item.sparse is not None:
@@ -287,6 +298,7 @@ def _set_options(leg: Leg, item: Retriever) -> None:
         leg.scorer = item.scorer or spec.scorer
         leg.max_terms = spec.max_query_terms if item.max_query_terms is None else item.max_query_terms
         leg.rerank = item.rerank or 0
+        leg.rescore = spec.rescore if item.rescore is None else item.rescore
 
 
 def _check_option(name: str, value: object, place: str) -> None:
@@ -294,7 +306,7 @@ def _check_option(name: str, value: object, place: str) -> None:
         if value not in ("decode", "symmetric"):
             raise InvalidQueryError(f'scorer is "decode" or "symmetric"; got {value!r:.80}', field=place)
         return
-    most = MAX_K if name == "rerank" else MAX_QUERY_WEIGHTS
+    most = MAX_QUERY_WEIGHTS if name == "max_query_terms" else MAX_K
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
         raise InvalidQueryError(f"{name} is 0 to {most:,}; got {value!r:.80}", field=place)
 
@@ -343,7 +355,7 @@ def _encode_sparse(legs: Sequence[Leg], generation: Generation) -> None:
         for leg in mine:
             row = matrix[texts.index(leg.text)]
             ids = row.indices.astype(np.uint32)
-            _set_impacts(leg, SparseRow(ids, row.data), _scales(leg.field, ids, None))
+            leg.base = leg.query = _quantised(leg, SparseRow(ids, row.data))
             leg.label = encoder.term
 
 
@@ -373,7 +385,7 @@ def _fill_bm25(generation: Generation, leg: Leg) -> None:
     present = frequency > 0  # a term that only newer generations hold adds nothing here
     weights = BM25.idf(frequency, generation.passages) * np.array([counts[term] for _, term in known], np.float64)
     row = SparseRow(ids[present], weights[present].astype(np.float32))
-    _set_impacts(leg, row, _scales(leg.field, row.term_ids, None))
+    leg.base = leg.query = _quantised(leg, row)
     names = {int(term_id): term for term_id, term in known}
     leg.label = lambda index: names.get(index, str(index))
 
@@ -382,50 +394,47 @@ def _fill_sae(leg: Leg, model: DerivedModel) -> None:
     """Query weights of an SAE field, for the query as it is and as it is steered."""
     assert isinstance(model, SAEModel) and isinstance(leg.field.spec, SAEField) and leg.base_vector is not None
     base = model.query_row(leg.base_vector, leg.scorer)
-    row = model.weigh(base, leg.field.spec, leg.max_terms)
-    _set_impacts(leg, row, _scales(leg.field, row.term_ids, model))
+    leg.base, leg.base_whole = leg.query, leg.whole = _sae_queries(leg, model, base)
     leg.label = lambda index: model.sae.labels[index] if index < len(model.sae.labels) else str(index)
     if leg.steering is None or not leg.steering.deltas:
         return
     # Edits are of activations, so they come before the field's weighting.
     leg.vector = leg.steering.move(leg.base_vector)
     moved = model.query_row(leg.vector, "decode") if leg.scorer == "decode" else leg.steering.add_to(base)
-    row = model.weigh(moved, leg.field.spec, leg.max_terms, leg.steering.deltas)
-    steered = replace(leg)
-    _set_impacts(steered, row, _scales(leg.field, row.term_ids, model))
-    leg.query, leg.level_values = steered.query, steered.level_values
+    leg.query, leg.whole = _sae_queries(leg, model, moved, leg.steering.deltas)
+
+
+def _sae_queries(leg: Leg, model: SAEModel, row: SparseRow, always: Collection[int] = ()
+                 ) -> tuple[ImpactQuery, ImpactQuery | None]:  # fmt: skip
+    """What is searched for weights of latents, and all of them where candidates are scored by all and that is more."""
+    assert isinstance(leg.field.spec, SAEField)
+    every = model.weigh(row, leg.field.spec, 0)
+    some = model.weigh(row, leg.field.spec, leg.max_terms, always)
+    again = leg.rescore > 0 and not leg.rerank and len(some.term_ids) < len(every.term_ids)
+    return _quantised(leg, some, model), _quantised(leg, every, model) if again else None
 
 
 def _steer_sparse(leg: Leg, model: DerivedModel) -> None:
     """A ready sparse query over an SAE field: edits add to its weights."""
     assert isinstance(model, SAEModel) and isinstance(leg.query, ImpactQuery)
-    scales = _scales(leg.field, leg.query.terms, model)
-    values = (
-        (leg.query.weights * leg.query.unit / leg.level_values).astype(np.float32)
-        if len(leg.query.terms)
-        else np.empty(0, np.float32)
-    )
-    base = SparseRow(leg.query.terms, values)
-    _set_impacts(leg, base, scales)
+    values = leg.query.weights * leg.query.unit / level_values(leg.field, leg.query.terms, None)
+    base = SparseRow(leg.query.terms, values.astype(np.float32))
+    leg.base = leg.query = _quantised(leg, base, model)
     leg.label = lambda index: model.sae.labels[index] if index < len(model.sae.labels) else str(index)
     if leg.steering is not None and leg.steering.deltas:
-        row = leg.steering.add_to(base)
-        steered = replace(leg)
-        _set_impacts(steered, row, _scales(leg.field, row.term_ids, model))
-        leg.query, leg.level_values = steered.query, steered.level_values
+        leg.query = _quantised(leg, leg.steering.add_to(base), model)
 
 
-def _scales(schema: FieldSchema, ids: NDArray[np.uint32], model: DerivedModel | None) -> NDArray[np.float64]:
-    """The weight that one impact level of each term stands for."""
+def level_values(schema: FieldSchema, ids: NDArray[np.uint32], model: DerivedModel | None) -> NDArray[np.float64]:
+    """The weight that one impact level of each term (T,) stands for; ``model`` is an SAE field's."""
     if model is not None:
         return model.impact_scale[ids].astype(np.float64) / 255.0
     return np.full(len(ids), schema.max_impact / 255.0)
 
 
-def _set_impacts(leg: Leg, row: SparseRow, level_values: NDArray[np.float64]) -> None:
-    query = quantise_query(row.term_ids, row.values.astype(np.float64) * level_values, leg.place)
-    leg.base = leg.query = query
-    leg.level_values = level_values[np.isin(row.term_ids, query.terms)]
+def _quantised(leg: Leg, row: SparseRow, model: DerivedModel | None = None) -> ImpactQuery:
+    values = level_values(leg.field, row.term_ids, model)
+    return quantise_query(row.term_ids, row.values.astype(np.float64) * values, leg.place)
 
 
 def _warn(plan: Plan) -> None:

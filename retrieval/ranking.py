@@ -85,7 +85,7 @@ def rank_plans(generation: Generation, plans: Sequence[Plan], cancel: CancelFlag
     for group in groups.values():
         for (plan, leg, _), result in zip(group, _search(generation, group, cancel, threads), strict=True):
             candidates = result.take(slice(plan.depth_of(leg)))
-            if leg.rerank:
+            if leg.scored_again:
                 candidates = _rerank(generation, leg, candidates, cancel)
                 reranked[id(leg)] = len(candidates.seqs)
             found[id(leg)] = candidates.take(slice(plan.depth))
@@ -97,7 +97,7 @@ def rank_plans(generation: Generation, plans: Sequence[Plan], cancel: CancelFlag
 
 
 def _rerank(generation: Generation, leg: Leg, found: Found, cancel: CancelFlag | None) -> Found:
-    """The same documents, scored and ordered by the field behind the leg's."""
+    """The same documents, scored and ordered by what gives their scores."""
     if cancel is not None:
         cancel.check()
     field, query = leg.scored_by
@@ -126,7 +126,7 @@ def _kind(plan: Plan, leg: Leg) -> object:
 
 def _least(plan: Plan, leg: Leg) -> float:
     """The score that a leg's documents must exceed: that of the query, unless final scores have other units."""
-    return (plan.query.min_score or 0.0) if len(plan.legs) == 1 and not leg.rerank else 0.0
+    return (plan.query.min_score or 0.0) if len(plan.legs) == 1 and not leg.scored_again else 0.0
 
 
 def _search(

@@ -67,7 +67,8 @@ def _of_folder(name: str, folder: Path) -> list[SourcedSAE]:
     from sparsight.encoders.sae.checkpoints import read_sae
 
     if not (folder / CATALOG_FILE).is_file():
-        return [SourcedSAE(name, read_sae(folder))]
+        sae = read_sae(folder)
+        return [SourcedSAE(name, sae, sae.embedder)]
     from sparsight.retrieval.engine import Database
 
     with Database(folder.resolve().parent, read_only=True) as database:

@@ -53,7 +53,7 @@ class Steering:
         needs_code = any(scale != 1.0 for scale, _ in self.deltas.values())
         activations: dict[int, float] = {}
         if needs_code:
-            code = self.model.sae.encode(x[None])
+            code = self.model.sae.document_codes(x[None])
             activations = dict(zip(code.indices.tolist(), code.data.tolist(), strict=True))
         return self.differences(activations)
 

@@ -15,9 +15,9 @@ from sparsight.errors import FailedPreconditionError, InvalidArgumentError, Unkn
 from sparsight.index import maintenance, storage
 from sparsight.index.generation import Generation
 from sparsight.index.lexicon import searchable_text
-from sparsight.index.schema import CollectionSchema, FieldSchema, check_field_name, check_sae_options
-from sparsight.index.store import MODELS_FOLDER, CollectionStore
-from sparsight.retrieval.models import SAEModel
+from sparsight.index.schema import CollectionSchema, check_field_name, check_sae_options
+from sparsight.index.store import CollectionStore
+from sparsight.retrieval.models import sae_field
 from sparsight.retrieval.operations import Progress
 from sparsight.types import SAEField
 
@@ -27,12 +27,16 @@ if TYPE_CHECKING:
 __all__ = ["install_sae", "train_collection_sae"]
 
 MIN_PASSAGES = 64
+_DESCRIBED = 50_000  # vectors that latents' statistics are taken from, at most
+_POOL = 384  # latents among which a document's are chosen: see benches/results/sae.md
 
 
 def train_collection_sae(
     store: CollectionStore, spec: SAEField, arguments: Mapping[str, int]
 ) -> Callable[[Progress], Mapping[str, Any]]:
     """Check the request now; the returned work trains, labels and installs.
+
+    Documents are coded by pursuit where queries are decoded, and else by the encoder that codes queries, too.
 
     Raises
     ------
@@ -68,6 +72,7 @@ def train_collection_sae(
 
     def work(progress: Progress) -> Mapping[str, Any]:
         from sparsight.encoders import SAEConfig, train_sae
+        from sparsight.encoders.sae.model import describe_latents
 
         generation = store.generation
         vectors, texts, ids = _training_data(generation, source)
@@ -82,7 +87,12 @@ def train_collection_sae(
             progress(0.8 * done / max(1, total), f"training on {len(vectors):,} vectors")
 
         sae, report = train_sae(vectors, config, progress=stepped, cancelled=lambda: progress.cancelled)
-        progress(0.8, "naming features")
+        sae = replace(sae, embedder=target.fingerprint)
+        if spec.scorer == "decode":
+            progress(0.8, "describing features")
+            some = vectors[:: -(-len(vectors) // _DESCRIBED)]
+            sae = describe_latents(replace(sae, document_mode="pursuit", pool=_POOL), np.ascontiguousarray(some))
+        progress(0.85, "naming features")
         if any(texts):
             sae = _named(sae, vectors, texts, ids)
         progress(0.9, "adding the field")
@@ -109,7 +119,7 @@ def _training_data(generation: Generation, source: str) -> tuple[NDArray[np.floa
 def _named(sae: SAE, vectors: NDArray[np.float32], texts: list[str], ids: list[str]) -> SAE:
     from sparsight.encoders import label_features, top_examples
 
-    codes = sae.encode(vectors)
+    codes = sae.document_codes(vectors)
     examples = [list(dict.fromkeys(ids[i] for i in rows)) for rows in top_examples(codes, 5)]
     return sae.with_names(label_features(codes, texts), examples)
 
@@ -121,18 +131,11 @@ def _plain(report: Mapping[str, Any]) -> dict[str, Any]:
 def install_sae(store: CollectionStore, sae: SAE, spec: SAEField) -> None:
     """Copy an SAE into the collection's folder, durably, and fill its field for every document."""
     schema = store.schema
-    source = schema.field(spec.source)
-    if source is None or source.kind != "dense" or source.dimension != sae.d_in:
-        found = "none" if source is None else f"{source.kind} of dimension {source.dimension}"
-        raise InvalidArgumentError(
-            f"the SAE reads dense vectors of dimension {sae.d_in}; field {spec.source!r} is {found}", field="source"
-        )
-    name = f"{spec.name}-{sae.fingerprint[:16]}"
-    folder = store.folder / MODELS_FOLDER / name
+    field = sae_field(sae, spec, schema.field(spec.source))
+    assert isinstance(field.spec, SAEField)
+    folder = store.folder / field.spec.model
     if not folder.exists():
         _save(sae, folder)
-    fingerprint = SAEModel(sae, spec).fingerprint
-    field = FieldSchema(replace(spec, model=f"{MODELS_FOLDER}/{name}"), sae.n_latents, fingerprint)
     others = tuple(item for item in schema.fields if item.name != spec.name)
     new = CollectionSchema(schema.name, (*others, field), schema.passages, schema.created, schema.uid).check()
     maintenance.rebuild(store, new)

@@ -330,6 +330,7 @@ def train_sae(
         max_query_terms=integer(spec.max_query_terms, "max_query_terms"),
         weighting=enum_to_proto(WEIGHTINGS, spec.weighting, "weighting"),
         k1=number(spec.k1, "k1"),
+        rescore=integer(spec.rescore, "rescore"),
     )
     started = yield _rpc("FeatureService", "TrainSae", request, longrunning_pb2.Operation)
     operation = operation_from_proto(started)

@@ -324,7 +324,8 @@ class AsyncCollection:
         epochs: int = 0,
         seed: int = 0,
         scorer: Literal["decode", "symmetric"] = "decode",
-        max_query_terms: int = 512,
+        max_query_terms: int = 256,
+        rescore: int = 50,
         weighting: Literal["none", "idf", "bm25"] = "none",
         k1: float = 1.2,
         wait: bool = True,
@@ -334,7 +335,7 @@ class AsyncCollection:
 
         ``scorer`` to ``k1`` are the new field's: see :class:`sparsight.types.SAEField`.
         """
-        spec = SAEField(field, source, "", scorer, max_query_terms, weighting, k1)
+        spec = SAEField(field, source, "", scorer, max_query_terms, weighting, k1, rescore)
         steps = _calls.train_sae(self.name, spec, n_latents, k, epochs, seed, wait)
         return await self._client._run(steps, timeout)
 

@@ -318,7 +318,8 @@ class Collection:
         epochs: int = 0,
         seed: int = 0,
         scorer: Literal["decode", "symmetric"] = "decode",
-        max_query_terms: int = 512,
+        max_query_terms: int = 256,
+        rescore: int = 50,
         weighting: Literal["none", "idf", "bm25"] = "none",
         k1: float = 1.2,
         wait: bool = True,
@@ -328,7 +329,7 @@ class Collection:
 
         ``scorer`` to ``k1`` are the new field's: see :class:`sparsight.types.SAEField`.
         """
-        spec = SAEField(field, source, "", scorer, max_query_terms, weighting, k1)
+        spec = SAEField(field, source, "", scorer, max_query_terms, weighting, k1, rescore)
         steps = _calls.train_sae(self.name, spec, n_latents, k, epochs, seed, wait)
         return self._client._run(steps, timeout)
 

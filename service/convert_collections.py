@@ -141,6 +141,7 @@ def field_to_proto(field: Field, path: str = "field") -> collections_pb2.Field:
             message.sae.max_query_terms = integer(field.max_query_terms, f"{path}.max_query_terms")
             message.sae.weighting = enum_to_proto(WEIGHTINGS, field.weighting, f"{path}.weighting")
             message.sae.k1 = number(field.k1, f"{path}.k1")
+            message.sae.rescore = integer(field.rescore, f"{path}.rescore")
         case _:
             raise InvalidArgumentError(f"expected a field, got {type(field).__name__}", field=path)
     return message
@@ -196,6 +197,7 @@ def sae_options_from_proto(
         "max_query_terms": message.max_query_terms if message.HasField("max_query_terms") else default.max_query_terms,
         "weighting": enum_from_proto(WEIGHTINGS, message.weighting, default.weighting, f"{prefix}weighting"),
         "k1": message.k1 if message.HasField("k1") else default.k1,
+        "rescore": message.rescore if message.HasField("rescore") else default.rescore,
     }
 
 

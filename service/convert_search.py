@@ -109,6 +109,8 @@ def _retriever_to_proto(retriever: Retriever | str, path: str) -> search_pb2.Ret
         message.scorer = enum_to_proto(SCORERS, retriever.scorer, f"{path}.scorer", InvalidQueryError)
     if retriever.max_query_terms is not None:
         message.max_query_terms = integer(retriever.max_query_terms, f"{path}.max_query_terms")
+    if retriever.rescore is not None:
+        message.rescore = integer(retriever.rescore, f"{path}.rescore")
     return message
 
 
@@ -215,6 +217,7 @@ def _retriever_from_proto(message: search_pb2.Retriever, path: str) -> Retriever
         scorer=enum_from_proto(SCORERS, message.scorer, "", f"{path}.scorer", InvalidQueryError),
         max_query_terms=message.max_query_terms if message.HasField("max_query_terms") else None,
         rerank=message.rerank,
+        rescore=message.rescore if message.HasField("rescore") else None,
     )
 
 

@@ -16,11 +16,10 @@ from rich.rule import Rule
 from sparsight.service.commands.indexing import index_documents
 from sparsight.service.commands.rendering import print_features, print_hits
 from sparsight.service.commands.searching import find_feature
-from sparsight.service.commands.training import follow
 from sparsight.types import DEFAULT_FIELDS, Edit, Query, Retriever, SearchResult
 
 if TYPE_CHECKING:
-    from sparsight.retrieval.engine import Collection, Database
+    from sparsight.retrieval.engine import Collection
     from sparsight.service.client import Client
     from sparsight.service.commands.common import Output
 
@@ -29,8 +28,6 @@ __all__ = ["COLLECTION", "CORPUS", "run_demo"]
 COLLECTION = "arxiv"
 CORPUS = Path(__file__).parent / "demo_data" / "arxiv_2000.jsonl.gz"
 
-_LATENTS = 1024
-_SAE_K = 16
 _BATCH = 100
 
 _PLAIN = "how do neurons represent natural images with few active units"
@@ -38,7 +35,7 @@ _FILTERED = "galaxy redshift survey"
 _FILTER = 'year >= 2010 and primary in ["astro-ph.CO", "astro-ph.GA", "astro-ph.IM", "stat.AP", "stat.ME"]'
 _STEERED = "recurrent neural networks for sequences"
 _WORDS = "music"
-_STRENGTH = 1.0
+_STRENGTH = 2.0
 
 
 def run_demo(folder: Path, output: Output, *, documents: int = 0) -> dict[str, Any]:
@@ -67,7 +64,6 @@ def run_demo(folder: Path, output: Output, *, documents: int = 0) -> dict[str, A
     with Database(folder) as database:
         collection = database.create_collection(COLLECTION, DEFAULT_FIELDS, exist_ok=True)
         report |= _fill(collection, documents, output)
-        report |= _train(database, collection, output)
         warm_up(database)
         with ServerThread(database) as server, Client(server.target) as client:
             output.console.print(f"\nA gRPC server listens on [bold]{server.target}[/]; what follows goes through it.")
@@ -83,8 +79,8 @@ def _fill(collection: Collection, documents: int, output: Output) -> dict[str, A
     from sparsight.retrieval.datasets import read_documents
 
     corpus = list(islice(read_documents(CORPUS), documents or None))
-    output.console.print(f"Indexing {len(corpus)} abstracts from arXiv: learned sparse (SPLADE), BM25 and dense, on "
-                         "this machine's CPU ...")
+    output.console.print(f"Indexing {len(corpus)} abstracts from arXiv: learned sparse (SPLADE), BM25, dense and "
+                         "its features, on this machine's CPU ...")
     started = time.perf_counter()
     with output.progress() as progress:
         task = progress.add_task("indexing", total=len(corpus))
@@ -94,20 +90,6 @@ def _fill(collection: Collection, documents: int, output: Output) -> dict[str, A
     output.console.print(f"  {written} written in {seconds:.1f} s"
                          + (f", {len(corpus) - written} were there" if written < len(corpus) else ""))
     return {"documents": len(corpus), "written": written, "index_seconds": round(seconds, 3)}
-
-
-def _train(database: Database, collection: Collection, output: Output) -> dict[str, Any]:
-    if any(field.kind == "sae" for field in collection.info().fields):
-        output.console.print("The sparse autoencoder is there from an earlier run.")
-        return {"sae_seconds": 0.0}
-    output.console.print(f"Training a sparse autoencoder on the dense vectors ({_LATENTS} features, {_SAE_K} active) "
-                         "and naming its features ...")
-    started = time.perf_counter()
-    operation = collection.train_sae("sae", source="dense", n_latents=_LATENTS, k=_SAE_K, wait=False)
-    follow(database, operation, output)
-    seconds = time.perf_counter() - started
-    output.console.print(f"  trained in {seconds:.1f} s")
-    return {"sae_seconds": round(seconds, 3)}
 
 
 def _search(client: Client, output: Output) -> dict[str, Any]:

@@ -188,13 +188,18 @@ class SAEField:
     source : str
         The dense field.
     model : str
-        A saved SAE's folder, or "" until one is trained in the collection.
+        A saved SAE's folder, "sparsight-minilm-sae" for the one that comes along (all-MiniLM-L6-v2, 4,096 latents), or
+        "" until one is trained in the collection. Of a collection that exists, its own copy.
     scorer : str
         "decode" weights latent i of the query by ``w_i . x_q`` (asymmetric decode: the dense product with the
         normalised reconstruction, but for the share of its bias); "symmetric" by the query's own code. Both read the
         same postings, so a :class:`Retriever` may choose the other.
     max_query_terms : int
-        Largest weights kept in a query; 0 keeps all.
+        Weights that a query is searched with, the most important ones; 0 takes all.
+    rescore : int
+        So many documents, at least those that are wanted anyway and at most 10,000, are found by these weights and then
+        scored with all weights of the query, of which each of them has at most k. 0: none are. Without it 256 weights
+        keep 0.93 of the dense nDCG@10, with it as much as all weights, 0.96 (k = 32, 4,096 latents).
     weighting : str
         "none"; "idf" multiplies the query's weights by ``max(0, ln((M - n + 0.5) / (n + 0.5)))``, with the share n / M
         of the SAE's training rows that the latent fires on (not of this collection's documents); "bm25" does that and
@@ -208,9 +213,10 @@ class SAEField:
     source: str = "dense"
     model: str = ""
     scorer: Literal["decode", "symmetric"] = "decode"
-    max_query_terms: int = 512
+    max_query_terms: int = 256
     weighting: Literal["none", "idf", "bm25"] = "none"
     k1: float = 1.2
+    rescore: int = 50
     kind: Literal["sae"] = "sae"
 
 
@@ -220,6 +226,7 @@ DEFAULT_FIELDS: tuple[Field, ...] = (
     SparseField("splade", encoder="sparsight-small"),
     BM25Field("bm25"),
     DenseField("dense", encoder="all-MiniLM-L6-v2"),
+    SAEField("sae", "dense", "sparsight-minilm-sae"),
 )
 """What a collection gets when its creator names no fields: models that need no hub."""
 
@@ -270,7 +277,9 @@ class Retriever:
         SAE fields, for a text or a dense vector: "decode" or "symmetric" instead of the field's own scorer; "" keeps
         that.
     max_query_terms : int or None
-        Likewise: largest weights kept, at most 16,384; 0 keeps all, None is the field's own number.
+        Likewise: weights to search with, at most 16,384; 0 takes all, None is the field's own number.
+    rescore : int or None
+        Likewise: documents that are scored again with all weights; None is the field's own number.
     rerank : int
         Likewise: find that many documents (at least the candidates that are wanted anyway, at most 10,000) by their
         codes, and score them by the dense product of the SAE field's source instead. The scores of this retriever are
@@ -285,6 +294,7 @@ class Retriever:
     scorer: Literal["", "decode", "symmetric"] = ""
     max_query_terms: int | None = None
     rerank: int = 0
+    rescore: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -525,8 +535,8 @@ class RetrieverWork:
     rescored : int
         Passages that were scored one by one with all terms: finalists of a scan, those of a narrow filter, the tail's.
     reranked : int
-        Documents found by their codes that were scored again by their dense vectors (``rerank``). ``mode`` and the
-        other counts are those of the search that found them.
+        Documents found by their codes that were scored again: by their dense vectors (``rerank``), or with all weights
+        of the query (``rescore``). ``mode`` and the other counts are those of the search that found them.
     """
 
     field: str

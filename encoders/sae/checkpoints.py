@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsight.encoders.known_models import PRETRAINED_SAES
 from sparsight.encoders.layouts import parse_json, read_json
 from sparsight.encoders.sae.model import SAE
 from sparsight.errors import CheckpointError, InvalidArgumentError
@@ -66,7 +67,8 @@ def read_sae(folder: str | Path, *, k: int = 0, uneven_norms: Literal["refuse", 
     Parameters
     ----------
     folder : str or Path
-        Weights of any floating dtype are taken as float32; pickled ones are not read.
+        Or the name of one that the package brings along: "sparsight-minilm-sae". Weights of any floating dtype are
+        taken as float32; pickled ones are not read.
     k : int
         Active latents, on average where there are thresholds; 0 takes the source's. SAELens has none for JumpReLU and
         ReLU, where it has to be given.
@@ -96,7 +98,7 @@ def read_sae(folder: str | Path, *, k: int = 0, uneven_norms: Literal["refuse", 
         raise InvalidArgumentError(f"expected k of at least 0, got {k}", field="k")
     if uneven_norms not in ("refuse", "fold"):
         raise InvalidArgumentError(f"expected 'refuse' or 'fold', got {uneven_norms!r}", field="uneven_norms")
-    folder = Path(folder)
+    folder = PRETRAINED_SAES.get(str(folder)) or Path(folder)
     layout = _recognise(folder)
     if layout == "sparsight":
         sae = SAE.load(folder)

@@ -31,7 +31,6 @@ Rounding document weights to 8 bits and query weights to 12 costs 0.001.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -44,8 +43,7 @@ from scipy.sparse import csr_matrix
 
 from sparsight.encoders.fingerprint import digest_json
 from sparsight.encoders.sae.weighting import importance
-from sparsight.encoders.wheels import file_sha256
-from sparsight.errors import CheckpointError, InvalidArgumentError, InvalidVectorError, ShapeError
+from sparsight.errors import InvalidArgumentError, InvalidVectorError, ShapeError
 from sparsight.types import SparseVector
 
 __all__ = ["SAE", "as_codes", "describe_latents"]
@@ -54,7 +52,6 @@ F32 = NDArray[np.float32]
 Mode: TypeAlias = Literal["topk", "threshold", "pursuit"]
 DocumentMode: TypeAlias = Literal["encoder", "pursuit"]
 _WEIGHTS = ("W_enc", "b_enc", "W_dec", "b_dec")
-_STATISTICS = ("density", "scale", "impact_scale")
 _AT_ONCE = 8192  # rows decoded at a time where only their norms are wanted
 
 
@@ -88,6 +85,8 @@ class SAE:
         By pursuit, a document's latents are chosen among that many, and at least k: those whose decoder rows have the
         largest products with it, as a query like it has its weights. 0: among all, which leaves a smaller error, but
         latents that a query of few weights does not ask for.
+    embedder : str
+        Fingerprint of the encoder whose embeddings it was trained on, or "": those of others mean something else.
     labels : tuple of str
         What a latent stands for, or "".
     examples : tuple of tuples of str
@@ -105,6 +104,7 @@ class SAE:
     impact_scale: F32 = field(default_factory=lambda: np.zeros(0, np.float32))
     document_mode: DocumentMode = "encoder"
     pool: int = 0
+    embedder: str = ""
     labels: Sequence[str] = ()
     examples: Sequence[Sequence[str]] = ()
 
@@ -306,24 +306,13 @@ class SAE:
     def save(self, folder: str | Path) -> None:
         """Write ``sae.safetensors`` and ``sae.json`` into a folder, which is made if it is not there.
 
-        The first holds the arrays under their names, float32; ``threshold`` only where the model has some. The second
-        holds k, document_mode, pool, labels, examples, N, D, the fingerprint, and the SHA-256 of the first. Each file
-        is written beside its place and renamed; :meth:`load` notices a pair that does not belong together.
+        The first holds the arrays under their names, as float16 where that is exact and else as float32; ``threshold``
+        only where the model has some. The second holds all else, N, D, the fingerprint, and the SHA-256 of the first.
+        Each file is written beside its place and renamed; :meth:`load` notices a pair that does not belong together.
         """
-        from safetensors.numpy import save_file
+        from sparsight.encoders.sae.files import save
 
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        weights = folder / "sae.safetensors.new"
-        save_file(self._weights() | {name: getattr(self, name) for name in _STATISTICS}, weights)
-        about = {"format": 1, "k": self.k, "n_latents": self.n_latents, "d_in": self.d_in,
-                 "document_mode": self.document_mode, "pool": self.pool,
-                 "fingerprint": self.fingerprint,
-                 "sha256": file_sha256(weights), "labels": list(self.labels),
-                 "examples": [list(ids) for ids in self.examples]}
-        (folder / "sae.json.new").write_text(json.dumps(about, ensure_ascii=False) + "\n", encoding="utf-8")
-        for name in ("sae.safetensors", "sae.json"):
-            (folder / f"{name}.new").replace(folder / name)
+        save(self, folder)
 
     @classmethod
     def load(cls, folder: str | Path) -> SAE:
@@ -334,26 +323,9 @@ class SAE:
         CheckpointError
             If files are missing or damaged, or do not have the fingerprint and digest they say.
         """
-        from safetensors.numpy import load_file
+        from sparsight.encoders.sae.files import load
 
-        folder = Path(folder)
-        try:
-            about: dict[str, Any] = json.loads((folder / "sae.json").read_text(encoding="utf-8"))
-            digest = file_sha256(folder / "sae.safetensors")
-            tensors = load_file(folder / "sae.safetensors")
-            sae = cls(k=int(about["k"]), labels=about["labels"], examples=about["examples"],
-                      threshold=tensors.get("threshold", np.zeros(0, np.float32)),
-                      document_mode=about.get("document_mode", "encoder"), pool=int(about.get("pool", 0)),
-                      **{name: tensors[name] for name in _WEIGHTS + _STATISTICS})
-            expected = (about["fingerprint"], about["sha256"])
-        except Exception as error:  # safetensors' own error derives from Exception alone
-            raise CheckpointError(f"the autoencoder in {folder} cannot be loaded: {type(error).__name__}: {error}",
-                                  folder=folder) from error
-        if (sae.fingerprint, digest) != expected:
-            raise CheckpointError(f"the autoencoder in {folder} has fingerprint and digest {sae.fingerprint}, "
-                                  f"{digest}, expected {expected[0]}, {expected[1]}", reason="FINGERPRINT_MISMATCH",
-                                  folder=folder)
-        return sae
+        return load(folder)
 
     def _weights(self) -> dict[str, F32]:
         names = (*_WEIGHTS, "threshold") if self.threshold.size else _WEIGHTS

@@ -23,7 +23,7 @@ from sparsight.service.commands.common import JsonOption, Output, ServerOption, 
 from sparsight.service.commands.fields import parse_fields
 from sparsight.service.commands.indexing import index_documents
 from sparsight.service.commands.training import follow
-from sparsight.types import Document, Field, Fusion, PassageSpec, Query, Retriever
+from sparsight.types import Document, Field, Fusion, PassageSpec, Query, Retriever, SAEField
 
 if TYPE_CHECKING:
     from sparsight.service.commands.common import AnyCollection, Store
@@ -51,8 +51,9 @@ def evaluate(
     server: ServerOption = "",
     limit_queries: Annotated[int, typer.Option(min=0, help="Only the first queries; 0 takes all.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, max=10_000, help="Documents a write.")] = 64,
-    latents: Annotated[int, typer.Option(min=0, help="Features of the SAE; 0 chooses.")] = 0,
-    sae_k: Annotated[int, typer.Option("--sae-k", min=1, help="Features active in a passage.")] = 32,
+    latents: Annotated[int, typer.Option(min=0, help="Features of an SAE field without a model (sae;model=), which "
+                                        "is trained on the documents; 0 chooses.")] = 0,
+    sae_k: Annotated[int, typer.Option("--sae-k", min=1, help="Features active in a passage, likewise.")] = 32,
     runs_dir: Annotated[str, typer.Option(metavar="DIR", help="Write a TREC run per retriever here.")] = "",
     as_json: JsonOption = False,
 ) -> None:
@@ -80,7 +81,7 @@ def evaluate(
             }
             report["index_seconds"] = _index(collection, dataset.documents(), dataset.count(), batch_size, output)
             report["documents"] = collection.info().documents
-            if any(field.kind == "sae" for field in wanted):
+            if _untrained(wanted):
                 report["sae"] = _train(store, collection, wanted, latents, sae_k, output)
             report["runs"] = {}
             for name, retrievers in _retrievers(wanted).items():
@@ -114,10 +115,15 @@ def _scratch(server: str, embedded: bool) -> Iterator[Store]:
             yield client
 
 
+def _untrained(fields: Sequence[Field]) -> list[SAEField]:
+    """SAE fields without a model, which is trained on what is there."""
+    return [field for field in fields if isinstance(field, SAEField) and not field.model]
+
+
 @contextlib.contextmanager
 def _collection(store: Store, fields: Sequence[Field], passages: str) -> Iterator[AnyCollection]:
     name = f"eval-{secrets.token_hex(6)}"
-    stored = [field for field in fields if field.kind != "sae"]  # which is trained on what is there
+    stored = [field for field in fields if field not in _untrained(fields)]
     collection = store.create_collection(name, stored, passages=_CUT if passages == "cut" else _SPLIT)
     try:
         yield collection
@@ -139,11 +145,12 @@ def _index(collection: AnyCollection, documents: Iterator[Document], total: int,
 def _train(
     store: Store, collection: AnyCollection, fields: Sequence[Field], latents: int, k: int, output: Output
 ) -> dict[str, Any]:
-    field = next(field for field in fields if field.kind == "sae")
+    (field, *_) = _untrained(fields)
     started = time.perf_counter()
     operation = collection.train_sae(
         field.name, source=field.source, n_latents=latents, k=k, scorer=field.scorer,
-        max_query_terms=field.max_query_terms, weighting=field.weighting, k1=field.k1, wait=False)
+        max_query_terms=field.max_query_terms, rescore=field.rescore, weighting=field.weighting, k1=field.k1,
+        wait=False)
     result = follow(store, operation, output).result
     return {"seconds": round(time.perf_counter() - started, 3), **result}
 

@@ -18,7 +18,7 @@ from sparsight.types import DEFAULT_FIELDS, BM25Field, DenseField, Field, SAEFie
 
 __all__ = ["parse_fields"]
 
-_KNOWN: dict[str, Field] = {field.name: field for field in (*DEFAULT_FIELDS, SAEField("sae"))}
+_KNOWN: dict[str, Field] = {field.name: field for field in DEFAULT_FIELDS}
 _KINDS: dict[str, type[Any]] = {"sparse": SparseField, "bm25": BM25Field, "dense": DenseField, "sae": SAEField}
 
 

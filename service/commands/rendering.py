@@ -59,7 +59,7 @@ def print_hits(console: Console, result: SearchResult, *, explain: bool = False,
             console.print(f"[dim]{escape(work.field)}: {work.mode}, {work.terms} terms and {work.postings} postings "
                           f"scanned, {work.rescored} passages scored with all terms[/]")
         if work.reranked:
-            console.print(f"[dim]{escape(work.field)}: {work.reranked} documents scored again by dense vectors[/]")
+            console.print(f"[dim]{escape(work.field)}: {work.reranked} documents scored again[/]")
 
 
 def _hit_table(moved: bool, header: bool = True) -> Table:

@@ -40,7 +40,7 @@ def search(
     k: Annotated[int, typer.Option("-k", "--k", min=1, max=10_000, help="Hits wanted.")] = 10,
     field: Annotated[list[str] | None, typer.Option("--field", "-f", metavar="FIELD[:WEIGHT][;OPTION=VALUE]", help=(
         "Field to search (again for more); all text fields when left out. SAE fields take scorer=decode|symmetric, "
-        "max_query_terms=N and rerank=N."))] = None,
+        "max_query_terms=N, rescore=N and rerank=N."))] = None,
     fusion: Annotated[str, typer.Option(metavar="convex|rrf", help="How several fields become one score.")] = "convex",
     filter: Annotated[str, typer.Option(metavar="EXPRESSION", help='Over metadata: year >= 2015 and cat in '
                                         '["cs.CL"].')] = "",
@@ -88,7 +88,7 @@ def parse_retriever(text: str) -> Retriever:
     """
     head, *options = (part.strip() for part in text.split(";"))
     name, _, weight = (part.strip() for part in head.partition(":"))
-    kinds: dict[str, type[Any]] = {"scorer": str, "max_query_terms": int, "rerank": int}
+    kinds: dict[str, type[Any]] = {"scorer": str, "max_query_terms": int, "rescore": int, "rerank": int}
     arguments: dict[str, Any] = {}
     try:
         for option in options:

@@ -39,7 +39,8 @@ def train_sae(
     epochs: Annotated[int, typer.Option(min=0, help="Passes over the vectors; 0 chooses.")] = 0,
     seed: Annotated[int, typer.Option(help="Of the training.")] = 0,
     scorer: Annotated[str, typer.Option(metavar="decode|symmetric", help="How the field weights queries.")] = "decode",
-    max_query_terms: Annotated[int, typer.Option(min=0, help="Largest weights kept in a query; 0 keeps all.")] = 512,
+    max_query_terms: Annotated[int, typer.Option(min=0, help="Weights to search with; 0 takes all.")] = 256,
+    rescore: Annotated[int, typer.Option(min=0, help="Documents found by them that are scored with all.")] = 50,
     weighting: Annotated[str, typer.Option(metavar="none|idf|bm25", help="How the field weights features: by rarity, "
                                            "and in documents by BM25's saturation.")] = "none",
     k1: Annotated[float, typer.Option(min=0.0, max=100.0, help="That saturation; the smaller, the more.")] = 1.2,
@@ -68,7 +69,7 @@ def train_sae(
         operation = target.train_sae(
             field, source=source, n_latents=latents, k=k, epochs=epochs, seed=seed,
             scorer=cast(Literal["decode", "symmetric"], scorer), max_query_terms=max_query_terms,
-            weighting=cast(Literal["none", "idf", "bm25"], weighting), k1=k1, wait=False)
+            rescore=rescore, weighting=cast(Literal["none", "idf", "bm25"], weighting), k1=k1, wait=False)
         operation = follow(store, operation, output)
         seconds = time.perf_counter() - started
         output.result({"collection": target.name, "field": field, "seconds": round(seconds, 3),

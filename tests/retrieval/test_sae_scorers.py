@@ -92,6 +92,8 @@ def things(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Collection]:
 
 def ask(things: Collection, field: str = "sae", *edits: Edit, k: int = ROWS, explain: bool = False,
         min_score: float | None = None, dense: np.ndarray = Q, **options: Any) -> SearchResult:  # fmt: skip
+    """Scored once unless ``options`` say otherwise."""
+    options = options if field == "vec" else {"rescore": 0} | options
     return things.search(
         Query(retrievers=[Retriever(field, dense=dense, **options)], edits=edits, k=k, explain=explain,
               min_score=min_score, include=())
@@ -239,6 +241,69 @@ def test_an_edit_of_a_ready_sparse_query_says_what_it_moved(things: Collection) 
     assert moved and all(m.by_feature[0].query_weight == pytest.approx(-1.0, rel=1e-3) for m in moved)  # type: ignore[union-attr]
 
 
+# --- scored again with all weights ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("field", "scorer"), [("sae", "decode"), ("sae", "symmetric"), ("bm", "decode")])
+def test_candidates_are_found_by_some_weights_and_scored_with_all(things: Collection, field: str, scorer: Any) -> None:
+    some = {"scorer": scorer, "max_query_terms": 3}
+    candidates = ask(things, field, k=30, **some).ids
+    whole = numbers(ask(things, field, scorer=scorer, max_query_terms=0))
+    result = ask(things, field, k=10, rescore=30, **some)
+    again = {id: whole[id] for id in candidates}
+    assert result.ids == sorted(again, key=lambda id: (-again[id], int(id)))[:10]
+    assert numbers(result) == {id: again[id] for id in result.ids}
+    assert result.ids != candidates[:10]
+    assert [work.reranked for work in result.work] == [30] and [work.terms for work in result.work] == [3]
+    assert ask(things, field, k=10, rescore=1, **some).work[0].reranked == 10  # all that are wanted anyway
+    assert ask(things, field, k=10, rescore=30, scorer=scorer, max_query_terms=0).work[0].reranked == 0  # nothing new
+    threshold = list(numbers(result).values())[4]
+    assert ask(things, field, k=10, rescore=30, min_score=threshold, **some).ids == result.ids[:4]
+
+
+def test_a_score_with_all_weights_is_the_sum_of_its_contributions(things: Collection) -> None:
+    for hit in ask(things, k=10, max_query_terms=2, rescore=20, explain=True):
+        (part,) = hit.explanation.retrievers  # type: ignore[union-attr]
+        assert len(part.contributions) > 2 and part.score == hit.score
+        assert sum(item.score for item in part.contributions) == pytest.approx(hit.score, abs=1e-9)
+        for item in part.contributions:
+            assert item.query_weight == pytest.approx(DECODE[item.index], abs=1e-3)
+            assert item.document_weight == pytest.approx(WEIGHTS[int(hit.id), item.index], abs=0.01)
+
+
+def test_fields_rescore_unless_a_query_says_otherwise(things: Collection) -> None:
+    def found(**options: Any) -> SearchResult:
+        return things.search(Query(retrievers=[Retriever("sae", dense=Q, max_query_terms=3, **options)], k=10))
+
+    assert found().work[0].reranked == SAEField().rescore == 50
+    assert numbers(found()) == numbers(found(rescore=50)) != numbers(found(rescore=0))
+    assert numbers(found(rescore=20, rerank=40)) == numbers(found(rerank=40))  # dense products are the last word
+
+
+def test_steering_moves_scores_with_all_weights(things: Collection) -> None:
+    latent = int(np.argsort(-SAE_MODEL.density)[3])
+    some = {"max_query_terms": 3, "rescore": 30}
+    result = ask(things, "sae", Edit(latent, "boost", 1.0, "sae"), k=10, explain=True, **some)
+    moved = SAE_MODEL.W_dec @ (Q + SAE_MODEL.scale[latent] * SAE_MODEL.W_dec[latent])
+    before, whole = ask(things, k=10, **some), numbers(ask(things, max_query_terms=0))
+    for hit in result:
+        assert hit.score == pytest.approx(float(WEIGHTS[int(hit.id)] @ moved), abs=0.02)
+        movement = hit.explanation.movement  # type: ignore[union-attr]
+        assert movement is not None and movement.score_before == pytest.approx(whole.get(hit.id, 0), abs=1e-9)
+        change = movement.score_after - movement.score_before
+        assert movement.by_feature[0].score == pytest.approx(change, abs=0.01)
+        if hit.id in before.ids:
+            assert movement.rank_before == before.ids.index(hit.id) + 1
+        else:
+            assert movement.rank_before == 0 or movement.rank_before > 10
+    assert any(hit.id not in before.ids for hit in result)
+
+
+def test_an_edit_of_strength_0_changes_no_bit(things: Collection) -> None:
+    some = {"max_query_terms": 3, "rescore": 30}
+    assert numbers(ask(things, "sae", Edit(5, "boost", 0.0, "sae"), **some)) == numbers(ask(things, **some))
+
+
 # --- re-ranking -------------------------------------------------------------------------------------------
 
 
@@ -321,7 +386,8 @@ def test_steering_moves_the_dense_query_of_a_reranking(things: Collection, score
 def test_reranked_queries_of_a_batch_are_what_they_are_alone(things: Collection) -> None:
     queries = [
         Query(retrievers=[Retriever("sae", dense=Q, **options)], k=7, effort=effort)
-        for options in ({}, {"rerank": 30}, {"rerank": 90, "scorer": "symmetric"}, {"scorer": "symmetric"})
+        for options in ({}, {"rerank": 30}, {"rerank": 90, "scorer": "symmetric"}, {"scorer": "symmetric"},
+                        {"max_query_terms": 4}, {"max_query_terms": 3, "rescore": 20})
         for effort in (Effort(), Effort(documents=40))
     ]
     for query, result in zip(queries, things.batch_search(queries), strict=True):  # type: ignore[arg-type]

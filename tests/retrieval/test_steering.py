@@ -113,7 +113,7 @@ def test_an_overlap_keeps_documents_with_enough_of_the_features(
     things: Collection, dense_of: np.ndarray, at_least: int, strength: float
 ) -> None:
     codes = _codes(things)
-    features = [feature.index for feature in things.features(page_size=12).features]
+    features = [feature.index for feature in things.features(page_size=24).features]
     scales = {feature: things.feature(feature).scale for feature in features}
     found = things.search(_query(dense_of, overlaps=[Overlap(features, at_least, strength)], k=1000))
     ids = set(found.ids)
@@ -189,7 +189,8 @@ def test_edits_add_to_a_ready_sparse_query(things: Collection) -> None:
 
 
 def test_set_0_removes_a_feature_of_the_query(things: Collection, dense_of: np.ndarray) -> None:
-    feature = _feature_for(things, "galaxy")
+    code = _codes(things)["doc-0"]  # whose vector is the query
+    feature = max(code, key=lambda latent: code[latent])
     plain = things.search(_query(dense_of))
     ablated = things.search(_query(dense_of, Edit(feature, "set", 0.0)))
     assert _numbers(ablated) != _numbers(plain)

@@ -135,7 +135,9 @@ QUERIES = {
     "approximate": Query("word1", ["bm25", Retriever("terms", sparse=POSITIVE)], effort=Effort(0.9, 60.0)),
     "budget": Query(retrievers=[Retriever("terms", sparse=POSITIVE)], effort=Effort(0.95, documents=20), k=5),
     "no time": Query(retrievers=[Retriever("terms", sparse=POSITIVE)], effort=Effort(seconds=1e-9)),
-    "symmetric": Query(retrievers=[Retriever("sae", dense=VEC, scorer="symmetric", max_query_terms=2)], explain=True),
+    "symmetric": Query(retrievers=[Retriever("sae", dense=VEC, scorer="symmetric", max_query_terms=2, rescore=0)],
+                       explain=True),
+    "rescored": Query(retrievers=[Retriever("sae", dense=VEC, max_query_terms=3, rescore=30)], explain=True),
     "reranked": Query("word1", ["bm25", Retriever("sae", dense=VEC, max_query_terms=0, rerank=50)],
                       edits=[Edit(3, "boost", 1.5)], explain=True),
     "no parts": Query("common", include=()),
@@ -151,7 +153,7 @@ def test_search_equals_embedded(name: str, papers: EmbeddedCollection, remote: C
     modes = {"approximate": {"exact", "approximate"}, "budget": {"approximate"}, "no time": {"cut"}}
     assert {work.mode for work in far.work} == modes.get(name, {"exact"})
     assert [work.field for work in far.work] == [getattr(r, "field", r) for r in QUERIES[name].retrievers or ["bm25"]]
-    assert any(work.reranked for work in far.work) == (name == "reranked")
+    assert any(work.reranked for work in far.work) == (name in ("reranked", "rescored"))
     assert far.timings.total_ms >= far.timings.server_ms > 0
 
 

@@ -406,6 +406,7 @@ class SaeField(_message.Message):
     MAX_QUERY_TERMS_FIELD_NUMBER: _builtins.int
     WEIGHTING_FIELD_NUMBER: _builtins.int
     K1_FIELD_NUMBER: _builtins.int
+    RESCORE_FIELD_NUMBER: _builtins.int
     source: _builtins.str
     """The dense field that is encoded. Empty: "dense"."""
     model: _builtins.str
@@ -413,11 +414,15 @@ class SaeField(_message.Message):
     scorer: Global___SaeScorer.ValueType
     """How a query is weighted, unless its retriever says otherwise. Unspecified: decode."""
     max_query_terms: _builtins.int
-    """Largest weights kept in a query, unless its retriever says otherwise. Absent: 512. Zero: all."""
+    """Weights that a query is searched with, unless its retriever says otherwise. Absent: 256. Zero: all."""
     weighting: Global___SaeWeighting.ValueType
     """How latents are weighted beside that. Unspecified: none."""
     k1: _builtins.float
     """Saturation of documents' weights under BM25, 0 to 100. Absent: 1.2. Zero: every weight of a latent is the same."""
+    rescore: _builtins.int
+    """Documents that are found by those weights and scored with all, unless a query's retriever says otherwise, at most
+    10,000. Absent: 50. Zero: none.
+    """
     def __init__(
         self,
         *,
@@ -427,19 +432,24 @@ class SaeField(_message.Message):
         max_query_terms: _builtins.int | None = ...,
         weighting: Global___SaeWeighting.ValueType = ...,
         k1: _builtins.float | None = ...,
+        rescore: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_k1", b"_k1", "_max_query_terms", b"_max_query_terms", "k1", b"k1", "max_query_terms", b"max_query_terms"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_k1", b"_k1", "_max_query_terms", b"_max_query_terms", "_rescore", b"_rescore", "k1", b"k1", "max_query_terms", b"max_query_terms", "rescore", b"rescore"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_k1", b"_k1", "_max_query_terms", b"_max_query_terms", "k1", b"k1", "max_query_terms", b"max_query_terms", "model", b"model", "scorer", b"scorer", "source", b"source", "weighting", b"weighting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_k1", b"_k1", "_max_query_terms", b"_max_query_terms", "_rescore", b"_rescore", "k1", b"k1", "max_query_terms", b"max_query_terms", "model", b"model", "rescore", b"rescore", "scorer", b"scorer", "source", b"source", "weighting", b"weighting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__k1: _TypeAlias = _typing.Literal["k1"]  # noqa: Y015
     _WhichOneofArgType__k1: _TypeAlias = _typing.Literal["_k1", b"_k1"]  # noqa: Y015
     _WhichOneofReturnType__max_query_terms: _TypeAlias = _typing.Literal["max_query_terms"]  # noqa: Y015
     _WhichOneofArgType__max_query_terms: _TypeAlias = _typing.Literal["_max_query_terms", b"_max_query_terms"]  # noqa: Y015
+    _WhichOneofReturnType__rescore: _TypeAlias = _typing.Literal["rescore"]  # noqa: Y015
+    _WhichOneofArgType__rescore: _TypeAlias = _typing.Literal["_rescore", b"_rescore"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__k1) -> _WhichOneofReturnType__k1 | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_query_terms) -> _WhichOneofReturnType__max_query_terms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rescore) -> _WhichOneofReturnType__rescore | None: ...
 
 Global___SaeField: _TypeAlias = SaeField  # noqa: Y015
 

@@ -191,6 +191,7 @@ class TrainSaeRequest(_message.Message):
     MAX_QUERY_TERMS_FIELD_NUMBER: _builtins.int
     WEIGHTING_FIELD_NUMBER: _builtins.int
     K1_FIELD_NUMBER: _builtins.int
+    RESCORE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The SAE field to fill, `collections/{collection}/fields/{field}`. Empty: refused."""
     source: _builtins.str
@@ -206,11 +207,13 @@ class TrainSaeRequest(_message.Message):
     scorer: _collections_pb2.SaeScorer.ValueType
     """How the field weights queries. Unspecified: decode."""
     max_query_terms: _builtins.int
-    """Largest weights that the field keeps in a query. Absent: 512. Zero: all."""
+    """Weights that the field is searched with. Absent: 256. Zero: all."""
     weighting: _collections_pb2.SaeWeighting.ValueType
     """How the field weights latents. Unspecified: none."""
     k1: _builtins.float
     """Saturation of documents' weights under BM25, 0 to 100. Absent: 1.2. Zero: every weight of a latent is the same."""
+    rescore: _builtins.int
+    """Documents that the field finds by those weights and scores with all, at most 10,000. Absent: 50. Zero: none."""
     def __init__(
         self,
         *,
@@ -224,10 +227,11 @@ class TrainSaeRequest(_message.Message):
         max_query_terms: _builtins.int | None = ...,
         weighting: _collections_pb2.SaeWeighting.ValueType = ...,
         k1: _builtins.float | None = ...,
+        rescore: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_k", b"_k", "_k1", b"_k1", "_max_query_terms", b"_max_query_terms", "k", b"k", "k1", b"k1", "max_query_terms", b"max_query_terms"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_k", b"_k", "_k1", b"_k1", "_max_query_terms", b"_max_query_terms", "_rescore", b"_rescore", "k", b"k", "k1", b"k1", "max_query_terms", b"max_query_terms", "rescore", b"rescore"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_k", b"_k", "_k1", b"_k1", "_max_query_terms", b"_max_query_terms", "epochs", b"epochs", "k", b"k", "k1", b"k1", "max_query_terms", b"max_query_terms", "n_latents", b"n_latents", "name", b"name", "scorer", b"scorer", "seed", b"seed", "source", b"source", "weighting", b"weighting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_k", b"_k", "_k1", b"_k1", "_max_query_terms", b"_max_query_terms", "_rescore", b"_rescore", "epochs", b"epochs", "k", b"k", "k1", b"k1", "max_query_terms", b"max_query_terms", "n_latents", b"n_latents", "name", b"name", "rescore", b"rescore", "scorer", b"scorer", "seed", b"seed", "source", b"source", "weighting", b"weighting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__k: _TypeAlias = _typing.Literal["k"]  # noqa: Y015
     _WhichOneofArgType__k: _TypeAlias = _typing.Literal["_k", b"_k"]  # noqa: Y015
@@ -235,11 +239,15 @@ class TrainSaeRequest(_message.Message):
     _WhichOneofArgType__k1: _TypeAlias = _typing.Literal["_k1", b"_k1"]  # noqa: Y015
     _WhichOneofReturnType__max_query_terms: _TypeAlias = _typing.Literal["max_query_terms"]  # noqa: Y015
     _WhichOneofArgType__max_query_terms: _TypeAlias = _typing.Literal["_max_query_terms", b"_max_query_terms"]  # noqa: Y015
+    _WhichOneofReturnType__rescore: _TypeAlias = _typing.Literal["rescore"]  # noqa: Y015
+    _WhichOneofArgType__rescore: _TypeAlias = _typing.Literal["_rescore", b"_rescore"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__k) -> _WhichOneofReturnType__k | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__k1) -> _WhichOneofReturnType__k1 | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_query_terms) -> _WhichOneofReturnType__max_query_terms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rescore) -> _WhichOneofReturnType__rescore | None: ...
 
 Global___TrainSaeRequest: _TypeAlias = TrainSaeRequest  # noqa: Y015

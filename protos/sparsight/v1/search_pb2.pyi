@@ -284,6 +284,7 @@ class Retriever(_message.Message):
     SCORER_FIELD_NUMBER: _builtins.int
     MAX_QUERY_TERMS_FIELD_NUMBER: _builtins.int
     RERANK_FIELD_NUMBER: _builtins.int
+    RESCORE_FIELD_NUMBER: _builtins.int
     field: _builtins.str
     """Name of the field. Empty: refused."""
     text: _builtins.str
@@ -293,12 +294,16 @@ class Retriever(_message.Message):
     scorer: _collections_pb2.SaeScorer.ValueType
     """How an SAE field weights a text or a dense vector. Unspecified: the field's own scorer."""
     max_query_terms: _builtins.int
-    """Largest weights that an SAE field keeps of a text's or a dense vector's, at most 16,384. Absent: the field's own
-    number. Zero: all.
+    """Weights of a text or a dense vector that an SAE field is searched with, at most 16,384, the most important ones.
+    Absent: the field's own number. Zero: all.
     """
     rerank: _builtins.int
     """Documents to find by their codes in an SAE field (at least the candidates that are wanted anyway, at most 10,000)
     and to score by the dense product of the field's source instead. Zero: none.
+    """
+    rescore: _builtins.int
+    """Documents to find by those weights (at least the candidates that are wanted anyway, at most 10,000) and to score
+    with all weights, unless they are re-ranked. Absent: the field's own number. Zero: none.
     """
     @_builtins.property
     def sparse(self) -> _vectors_pb2.SparseVector:
@@ -319,17 +324,22 @@ class Retriever(_message.Message):
         scorer: _collections_pb2.SaeScorer.ValueType = ...,
         max_query_terms: _builtins.int | None = ...,
         rerank: _builtins.int = ...,
+        rescore: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_query_terms", b"_max_query_terms", "_weight", b"_weight", "dense", b"dense", "max_query_terms", b"max_query_terms", "sparse", b"sparse", "weight", b"weight"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_query_terms", b"_max_query_terms", "_rescore", b"_rescore", "_weight", b"_weight", "dense", b"dense", "max_query_terms", b"max_query_terms", "rescore", b"rescore", "sparse", b"sparse", "weight", b"weight"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_query_terms", b"_max_query_terms", "_weight", b"_weight", "dense", b"dense", "field", b"field", "max_query_terms", b"max_query_terms", "rerank", b"rerank", "scorer", b"scorer", "sparse", b"sparse", "text", b"text", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_query_terms", b"_max_query_terms", "_rescore", b"_rescore", "_weight", b"_weight", "dense", b"dense", "field", b"field", "max_query_terms", b"max_query_terms", "rerank", b"rerank", "rescore", b"rescore", "scorer", b"scorer", "sparse", b"sparse", "text", b"text", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_query_terms: _TypeAlias = _typing.Literal["max_query_terms"]  # noqa: Y015
     _WhichOneofArgType__max_query_terms: _TypeAlias = _typing.Literal["_max_query_terms", b"_max_query_terms"]  # noqa: Y015
+    _WhichOneofReturnType__rescore: _TypeAlias = _typing.Literal["rescore"]  # noqa: Y015
+    _WhichOneofArgType__rescore: _TypeAlias = _typing.Literal["_rescore", b"_rescore"]  # noqa: Y015
     _WhichOneofReturnType__weight: _TypeAlias = _typing.Literal["weight"]  # noqa: Y015
     _WhichOneofArgType__weight: _TypeAlias = _typing.Literal["_weight", b"_weight"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_query_terms) -> _WhichOneofReturnType__max_query_terms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rescore) -> _WhichOneofReturnType__rescore | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__weight) -> _WhichOneofReturnType__weight | None: ...
 
@@ -484,8 +494,8 @@ class RetrieverWork(_message.Message):
     rescored: _builtins.int
     """Passages that were scored one by one with all terms."""
     reranked: _builtins.int
-    """Documents found by their codes that were scored again by their dense vectors; `mode` and the other counts are those
-    of the search that found them. Zero: re-ranking was not asked for, or nothing was found.
+    """Documents found by their codes that were scored again, by their dense vectors or with all weights of the query;
+    `mode` and the other counts are those of the search that found them. Zero: none were.
     """
     def __init__(
         self,
