@@ -140,7 +140,7 @@ def _movements(
         for rank, reference in enumerate(deep.references, 1):
             rank_of.setdefault(reference, max(rank, len(before.references) + 1))
     hits = ranking.references[:count]
-    outside, _, _ = score_matrix(generation, base, hits)
+    outside, passages, _ = score_matrix(generation, base, hits)
     moves = []
     for position, reference in enumerate(hits):
         rank = rank_of.get(reference, 0)
@@ -155,9 +155,33 @@ def _movements(
                 score,
                 float(ranking.totals[position]),
                 _by_feature(generation, plan, ranking, position),
+                _other_passage(generation, plan, base, reference, ranking.passages[position], passages[position],
+                               outside[position]),
             )
         )
     return moves
+
+
+def _other_passage(
+    generation: Generation, plan: Plan, base: Plan, reference: Reference, now: NDArray[np.int64],
+    was: NDArray[np.int64], scores: NDArray[np.float64]
+) -> float:
+    """What the passages that are best now lacked before of those that were, over the legs that edits moved."""
+    moved = [leg.query is not unmoved.query for leg, unmoved in zip(plan.legs, base.legs, strict=True)]
+    changed = np.flatnonzero(moved & (now >= 0) & (now != was)).tolist()
+    return sum((_passage_score(generation, base.legs[at], reference, int(now[at])) - float(scores[at])
+                for at in changed), 0.0)
+
+
+def _passage_score(generation: Generation, leg: Leg, reference: Reference, passage: int) -> float:
+    """What one passage of a document has for a leg's query."""
+    field, query = leg.scored_by
+    if not isinstance(query, ImpactQuery):
+        row = generation.dense_row(field, reference, passage)
+        return 0.0 if row is None else float(row @ query)
+    ids, impacts, _ = generation.sparse_row(field, reference, passage)
+    _, in_query, in_document = np.intersect1d(query.terms, ids, assume_unique=True, return_indices=True)
+    return float(query.weights[in_query].astype(np.float64) @ impacts[in_document]) * query.unit
 
 
 def _ranking_before(generation: Generation, base: Plan, cancel: CancelFlag | None) -> Ranking:

@@ -333,6 +333,7 @@ def _explanation_to_proto(explanation: Explanation) -> search_pb2.Explanation:
             score_before=moved.score_before,
             score_after=moved.score_after,
             by_feature=[_contribution(item) for item in moved.by_feature],
+            other_passage=moved.other_passage,
         ),
     )
 
@@ -359,6 +360,7 @@ def _explanation_from_proto(message: search_pb2.Explanation) -> Explanation:
             moved.score_before,
             moved.score_after,
             contributions_from_proto(moved.by_feature),
+            moved.other_passage,
         )
         if message.HasField("movement")
         else None,

@@ -470,13 +470,25 @@ class RetrieverScore:
 
 @dataclass(frozen=True, slots=True)
 class Movement:
-    """Where a steered hit stood without the edits. ``rank_before`` 0: beyond the candidates looked at."""
+    """Where a steered hit stood without the edits.
+
+    Attributes
+    ----------
+    rank_before : int
+        0: beyond the candidates looked at.
+    by_feature : tuple of Contribution
+        What each edited feature changed in the score of the passage that is best now.
+    other_passage : float
+        Where another passage was best before: that one's score then, subtracted from the present one's then; else 0.
+        With one retriever it and ``by_feature`` add up to the change of the score.
+    """
 
     rank_before: int
     rank_after: int
     score_before: float
     score_after: float
     by_feature: tuple[Contribution, ...] = ()
+    other_passage: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,9 +53,9 @@ def load(folder: str | Path) -> SAE:
     try:
         about: dict[str, Any] = json.loads((folder / "sae.json").read_text(encoding="utf-8"))
         digest = file_sha256(folder / "sae.safetensors")
-        sae = SAE(k=int(about["k"]), labels=about["labels"], examples=about["examples"],
-                  **_arrays(folder / "sae.safetensors"),
-                  **{name: about.get(name, default) for name, default in _OPTIONS.items()})
+        given: dict[str, Any] = {name: about.get(name, default) for name, default in _OPTIONS.items()}
+        given |= _arrays(folder / "sae.safetensors")
+        sae = SAE(k=int(about["k"]), labels=about["labels"], examples=about["examples"], **given)
         expected = (about["fingerprint"], about["sha256"])
     except Exception as error:  # safetensors' own error derives from Exception alone
         raise CheckpointError(f"the autoencoder in {folder} cannot be loaded: {type(error).__name__}: {error}",

@@ -17,7 +17,7 @@ from scipy.sparse import csc_matrix, csr_matrix
 
 from sparsight.errors import ShapeError
 
-__all__ = ["label_features", "top_examples", "word_counts"]
+__all__ = ["label_features", "prior_of", "same_stem", "shares_of", "top_examples", "word_counts", "z_scores"]
 
 F64 = NDArray[np.float64]
 _WORD = re.compile(r"[^\W\d_](?:[\w'’-]*[^\W_])?")
@@ -70,15 +70,15 @@ def label_features(codes: csr_matrix, texts: Sequence[str], *, top: int = 4, max
     if not words:
         return [""] * codes.shape[1]
     total = np.asarray(counts.sum(0), np.float64).ravel()  # (V,)
-    prior = _PRIOR_WORDS * total / total.sum()
-    shares = _shares(codes)
+    prior = prior_of(counts)
+    shares = shares_of(codes)
     labels: list[str] = []
     for start in range(0, codes.shape[1], _LATENTS_AT_ONCE):
         part = shares[:, start:start + _LATENTS_AT_ONCE]
         inside = (part.T @ counts).toarray().astype(np.float64)
         outside = total - ((part > 0).T.astype(np.float32) @ counts).toarray()
         for y, rest in zip(inside, outside, strict=True):
-            labels.append(_label(_z_scores(y, rest, prior), words, top) if y.any() else "")
+            labels.append(_label(z_scores(y, rest, prior), words, top) if y.any() else "")
     return labels
 
 
@@ -113,7 +113,13 @@ def word_counts(texts: Sequence[str], *, max_words: int, min_texts: int) -> tupl
     return csr_matrix((np.ones(len(indices), np.float32), indices, indptr), shape=(len(texts), len(words))), words
 
 
-def _shares(codes: csr_matrix) -> csc_matrix:
+def prior_of(counts: csr_matrix) -> F64:
+    """Pseudo-counts of V words, from how many texts (B, V) hold each."""
+    total = np.asarray(counts.sum(0), np.float64).ravel()
+    return _PRIOR_WORDS * total / max(total.sum(), 1.0)
+
+
+def shares_of(codes: csr_matrix) -> csc_matrix:
     """Activations as shares of each latent's largest, small ones dropped."""
     columns = codes.tocsc().astype(np.float32)
     largest = np.zeros(codes.shape[1], np.float32)
@@ -126,7 +132,7 @@ def _shares(codes: csr_matrix) -> csc_matrix:
     return columns
 
 
-def _z_scores(inside: F64, outside: F64, prior: F64) -> F64:
+def z_scores(inside: F64, outside: F64, prior: F64) -> F64:
     """z-scores of V words: their weighted counts in a latent's texts against those in the texts it is silent on."""
     y, rest = inside + prior, outside + prior
     delta = np.log(y / (y.sum() - y)) - np.log(rest / (rest.sum() - rest))
@@ -138,12 +144,12 @@ def _label(scores: F64, words: Sequence[str], top: int) -> str:
     for i in np.argsort(-scores, kind="stable")[:5 * top]:
         if scores[i] < _LEAST_Z or len(chosen) == top:
             break
-        if not any(_same_stem(words[i], word) for word in chosen):
+        if not any(same_stem(words[i], word) for word in chosen):
             chosen.append(words[i])
     return ", ".join(chosen)
 
 
-def _same_stem(a: str, b: str) -> bool:
+def same_stem(a: str, b: str) -> bool:
     """Whether two words share all but a short ending: "cell" and "cells", "inhibition" and "inhibitor"."""
     shared = 0
     for left, right in zip(a, b, strict=False):

@@ -150,6 +150,8 @@ def _print_movement(console: Console, movement: Movement, limit: int) -> None:
     shown = sorted(movement.by_feature, key=lambda entry: -abs(entry.score))[:limit]
     if shown:
         console.print(Padding(_contribution_table(shown), (0, 0, 0, 14)))
+    if movement.other_passage:
+        console.print(f"              [dim]another passage was best before: {movement.other_passage:.4g}[/]")
 
 
 def print_features(console: Console, features: Sequence[Feature], *, examples: bool = False) -> None:

@@ -27,6 +27,7 @@ from sparsight.types import (
     Effort,
     Fusion,
     Overlap,
+    Passage,
     Query,
     Retriever,
     SAEField,
@@ -297,6 +298,31 @@ def test_steering_moves_scores_with_all_weights(things: Collection) -> None:
         else:
             assert movement.rank_before == 0 or movement.rank_before > 10
     assert any(hit.id not in before.ids for hit in result)
+
+
+@pytest.mark.parametrize("retriever", [
+    {"field": "vec"}, {"field": "sae"}, {"field": "sae", "max_query_terms": 3}, {"field": "sae", "rerank": 50},
+], ids=["dense", "codes", "some weights", "re-ranked"])  # fmt: skip
+def test_a_movement_adds_up_where_another_passage_is_best_now(tmp_path: Path, retriever: dict[str, Any]) -> None:
+    latent = int(np.argsort(-SAE_MODEL.density)[3])
+    far = X[int(np.argmax(WEIGHTS[:, latent]))]  # strong in the feature
+    near = X[int(np.argmax(np.where(WEIGHTS[:, latent] == 0, X @ Q, -1)))]  # without it, and nearest to the query
+    with sparsight.open(tmp_path) as database:
+        things = database.create_collection("things", [DenseField("vec", dimension=D)])
+        install_sae(things._store, SAE_MODEL, SAEField("sae", "vec"))
+        both = [Passage("a", vectors={"vec": near}), Passage("b", vectors={"vec": far})]
+        things.upsert([Document("both", passages=both),
+                       *(Document(str(n), passages=[Passage("c", vectors={"vec": X[n]})]) for n in range(20))])
+        query = Query(retrievers=[Retriever(dense=Q, **retriever)], edits=[Edit(latent, "boost", 8.0, "sae")], k=21,
+                      explain=True)
+        others = {}
+        for hit in things.search(query):
+            movement = hit.explanation.movement  # type: ignore[union-attr]
+            assert movement is not None
+            change = sum(part.score for part in movement.by_feature) + movement.other_passage
+            assert change == pytest.approx(movement.score_after - movement.score_before, abs=0.01)
+            others[hit.id] = movement.other_passage
+        assert others.pop("both") < -0.05 and set(others.values()) == {0.0}
 
 
 def test_an_edit_of_strength_0_changes_no_bit(things: Collection) -> None:

@@ -736,6 +736,7 @@ class Movement(_message.Message):
     SCORE_BEFORE_FIELD_NUMBER: _builtins.int
     SCORE_AFTER_FIELD_NUMBER: _builtins.int
     BY_FEATURE_FIELD_NUMBER: _builtins.int
+    OTHER_PASSAGE_FIELD_NUMBER: _builtins.int
     rank_before: _builtins.int
     """Rank without the edits, from 1. Zero: beyond the candidates looked at."""
     rank_after: _builtins.int
@@ -744,9 +745,11 @@ class Movement(_message.Message):
     """Score without the edits."""
     score_after: _builtins.float
     """Score with the edits."""
+    other_passage: _builtins.float
+    """Where another passage was best before: its score then, subtracted from the present one's then. Zero: the same one."""
     @_builtins.property
     def by_feature(self) -> _containers.RepeatedCompositeFieldContainer[Global___Contribution]:
-        """What each edited feature changed."""
+        """What each edited feature changed in the score of the passage that is best now."""
 
     def __init__(
         self,
@@ -756,10 +759,11 @@ class Movement(_message.Message):
         score_before: _builtins.float = ...,
         score_after: _builtins.float = ...,
         by_feature: _abc.Iterable[Global___Contribution] | None = ...,
+        other_passage: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_feature", b"by_feature", "rank_after", b"rank_after", "rank_before", b"rank_before", "score_after", b"score_after", "score_before", b"score_before"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by_feature", b"by_feature", "other_passage", b"other_passage", "rank_after", b"rank_after", "rank_before", b"rank_before", "score_after", b"score_after", "score_before", b"score_before"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

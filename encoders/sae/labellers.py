@@ -1,0 +1,201 @@
+"""Three ways to find words for the latents of an autoencoder, none of which asks a language model.
+
+=============  =====================================================================================================
+labeller       a latent's words are
+=============  =====================================================================================================
+``contrast``   those of the texts it fires on, against those of texts that come near to firing it
+``expansion``  terms of a sparse encoder that weigh more in the former than in the latter
+``nearest``    those whose own embeddings look most the way of its decoder row
+=============  =====================================================================================================
+
+Texts that nearly fire a latent share its subject at large, so what tells them apart is the latent's own (hard
+negatives, as Paulo et al. 2024 take them for "Automatically Interpreting Millions of Features in Large Language
+Models").
+:mod:`sparsight.encoders.sae.naming` has them compete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csc_matrix, csr_matrix
+
+from sparsight.encoders.sae.checks import check_codes, check_rows
+from sparsight.encoders.sae.labels import prior_of, same_stem, shares_of, z_scores
+from sparsight.encoders.sae.model import SAE
+from sparsight.errors import ShapeError
+
+__all__ = ["contrast_words", "expansion_words", "near_misses", "nearest_words"]
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+_AT_ONCE = 256  # latents
+_FEWEST, _MOST = 20, 200  # near misses of a latent
+_LOOKED_AT = 40  # best terms of which a label's are taken
+_SMOOTH = 5.0  # texts without a term that are added to both sides
+
+
+def near_misses(sae: SAE, x: F32, codes: csr_matrix) -> csc_matrix:
+    """For each latent the texts that it is silent on and that look most the way of its decoder row.
+
+    Parameters
+    ----------
+    sae : SAE
+    x : float32, shape (B, D)
+    codes : csr_matrix, shape (B, N)
+        Codes of ``x``.
+
+    Returns
+    -------
+    csc_matrix, bool, shape (B, N)
+        As many as it fires on, within 20 and 200, or all it is silent on; none for a latent that never fires.
+
+    Raises
+    ------
+    ShapeError, InvalidVectorError
+        If ``x`` or ``codes`` do not fit the autoencoder or each other.
+    """
+    check_rows("x", x, columns=sae.d_in)
+    check_codes("codes", codes, rows=len(x), latents=sae.n_latents)
+    columns = codes.tocsc()
+    fired = np.diff(columns.indptr)
+    wanted = np.where(fired > 0, np.minimum(np.clip(fired, _FEWEST, _MOST), len(x) - fired), 0)
+    centred = x - sae.b_dec
+    rows: list[NDArray[np.int64]] = []
+    for start in range(0, sae.n_latents, _AT_ONCE):
+        part = slice(start, min(start + _AT_ONCE, sae.n_latents))
+        products = sae.W_dec[part] @ centred.T  # (latents, B)
+        for at, latent in enumerate(range(part.start, part.stop)):
+            products[at, columns.indices[columns.indptr[latent]:columns.indptr[latent + 1]]] = -np.inf
+            count = int(wanted[latent])
+            rows.append(np.sort(np.argpartition(-products[at], count - 1)[:count]) if count else np.zeros(0, np.int64))
+    indptr = np.concatenate([[0], np.cumsum(wanted)])
+    return csc_matrix((np.ones(indptr[-1], bool), np.concatenate(rows), indptr), shape=codes.shape)
+
+
+def contrast_words(codes: csr_matrix, misses: csc_matrix, counts: csr_matrix, words: Sequence[str],
+                   top: int = 4) -> list[list[str]]:
+    """Words of the texts that a latent fires on, against those of its near misses.
+
+    Parameters
+    ----------
+    codes : csr_matrix, shape (B, N)
+    misses : csc_matrix, shape (B, N)
+        As :func:`near_misses`.
+    counts, words
+        As :func:`sparsight.encoders.sae.labels.word_counts`: 0/1 float32 (B, V), and the V words.
+    top : int
+
+    Returns
+    -------
+    list of lists of str, length N
+        Best first; none for a latent that never fires, or whose texts have no words of their own.
+
+    Notes
+    -----
+    The z-scores of :func:`sparsight.encoders.sae.labels.label_features`, whose other side are all silent texts.
+    """
+    _check_same(codes, misses, counts, words)
+    prior, shares = prior_of(counts), shares_of(codes)
+    found: list[list[str]] = []
+    for start in range(0, codes.shape[1], _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        inside = (shares[:, part].T @ counts).toarray().astype(np.float64)
+        outside = (misses[:, part].astype(np.float32).T @ counts).toarray().astype(np.float64)
+        found += [_first(z_scores(y, rest, prior), words, top, 1.0) if y.any() else []
+                  for y, rest in zip(inside, outside, strict=True)]
+    return found
+
+
+def expansion_words(codes: csr_matrix, misses: csc_matrix, vectors: csr_matrix, term: Callable[[int], str],
+                    top: int = 4) -> list[list[str]]:
+    """Terms of a sparse encoder that weigh more in the texts that a latent fires on than in its near misses.
+
+    Parameters
+    ----------
+    codes, misses
+        As :func:`contrast_words`.
+    vectors : csr_matrix, shape (B, V)
+        The encoder's weights of the same texts, at least 0.
+    term : callable
+        The name of a term; pieces of words, which begin with "#", and names without letters are left out.
+    top : int
+
+    Returns
+    -------
+    list of lists of str, length N
+        Best first, by ``d / (s + s_0)``: d is the difference of the mean weights, s its standard error and s_0 the
+        median of the s of terms that are there at all, which holds back rare terms (Tusher, Tibshirani and Chu 2001).
+    """
+    names = [term(index) for index in range(vectors.shape[1])]
+    _check_same(codes, misses, vectors, names)
+    usable = np.array([len(name) > 2 and name[0] != "#" and any(map(str.isalpha, name)) for name in names])
+    shares, squared = shares_of(codes), vectors.multiply(vectors).tocsr()
+    found: list[list[str]] = []
+    for start in range(0, codes.shape[1], _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        sides = []
+        for weights in (shares[:, part], misses[:, part].astype(np.float32)):
+            n = np.asarray(weights.sum(0), np.float64).ravel()[:, None] + _SMOOTH
+            mean, square = ((weights.T @ of).toarray() / n for of in (vectors, squared))
+            sides.append((mean, np.maximum(square - mean**2, 0.0) / n))
+        (mean, noise), (other, other_noise) = sides
+        error = np.sqrt(noise + other_noise)
+        for row in range(len(mean)):
+            there = mean[row] > 0
+            if not there.any():
+                found.append([])
+                continue
+            scores = (mean[row] - other[row]) / (error[row] + np.median(error[row][there]))
+            found.append(_first(np.where(usable & there, scores, 0.0), names, top, 0.0))
+    return found
+
+
+def nearest_words(sae: SAE, words: Sequence[str], embeddings: F32, top: int = 4) -> list[list[str]]:
+    """Words whose embeddings look most the way of each decoder row.
+
+    Parameters
+    ----------
+    sae : SAE
+    words : sequence of str, length V
+    embeddings : float32, shape (V, D)
+        Of the words, each a text of its own. Their mean is what all single words have in common, and is taken off.
+    top : int
+
+    Returns
+    -------
+    list of lists of str, length N
+        Best first, for every latent whether it fires or not.
+    """
+    check_rows("embeddings", embeddings, columns=sae.d_in)
+    if len(words) != len(embeddings):
+        raise ShapeError(f"expected an embedding a word, got {len(embeddings)} and {len(words)}", field="embeddings")
+    centred = embeddings - embeddings.mean(0)
+    centred /= np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
+    found: list[list[str]] = []
+    for start in range(0, sae.n_latents, _AT_ONCE):
+        products = sae.W_dec[start:start + _AT_ONCE] @ centred.T
+        found += [_first(row.astype(np.float64), words, top, 0.0) for row in products]
+    return found
+
+
+def _first(scores: F64, words: Sequence[str], top: int, above: float) -> list[str]:
+    """The words with the largest scores above some number, without those that share a better one's stem."""
+    looked_at = min(_LOOKED_AT, len(scores))
+    best = np.argpartition(-scores, looked_at - 1)[:looked_at] if looked_at else np.zeros(0, np.int64)
+    chosen: list[str] = []
+    for i in best[np.lexsort((best, -scores[best]))]:
+        if scores[i] <= above or len(chosen) == top:
+            break
+        if not any(same_stem(words[i], word) for word in chosen):
+            chosen.append(words[i])
+    return chosen
+
+
+def _check_same(codes: csr_matrix, misses: csc_matrix, other: csr_matrix, names: Sequence[str]) -> None:
+    check_codes("codes", codes)
+    if misses.shape != codes.shape or other.shape != (codes.shape[0], len(names)):
+        raise ShapeError(f"expected near misses {codes.shape} and rows {(codes.shape[0], len(names))}, got "
+                         f"{misses.shape} and {other.shape}", field="misses")
