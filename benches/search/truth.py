@@ -18,7 +18,7 @@ Truth = tuple[NDArray[np.float64], NDArray[np.int64]]
 
 
 def best_scores(documents: csr_matrix, queries: csr_matrix, ks: tuple[int, ...] = KS) -> Truth:
-    """Score of the k-th best document of each query.
+    """Score of the k-th best document of each query, or of the last with more than 0 where fewer have that.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ def best_scores(documents: csr_matrix, queries: csr_matrix, ks: tuple[int, ...] 
     Returns
     -------
     scores : float64, shape (Q, len(ks))
-        0 where no document scores more.
+        0 where no document has more.
     counts : int64, shape (Q, len(ks))
         Documents to be found: k, or fewer where fewer score more than 0.
     """

@@ -74,7 +74,8 @@ def test_saelens_orientation(folder: Path) -> None:
     save(folder, tensors())
     expected = load(folder).encode(TEXTS)
     save(folder, tensors() | {"W_enc": tensors()["W_enc"].T})
-    assert (load(folder).encode(TEXTS) != expected).nnz == 0
+    # Products may sum in another order.
+    np.testing.assert_allclose(load(folder).encode(TEXTS).toarray(), expected.toarray(), atol=1e-5)
 
 
 def test_more_latents_than_16_bits(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
