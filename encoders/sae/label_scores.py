@@ -116,7 +116,7 @@ def _intruder(strongest: F64, silent: F64, rng: np.random.Generator) -> float:
         return np.nan
     won = 0.0
     for intruder in rng.choice(silent, _DRAWS):
-        least = rng.choice(strongest, _SHOWN, replace=False).min()
-        lowest = np.count_nonzero(strongest == least)
-        won += 1.0 if intruder < least else 1 / (1 + min(lowest, _SHOWN)) if intruder == least else 0.0
+        shown = rng.choice(strongest, _SHOWN, replace=False)
+        if intruder <= shown.min():
+            won += 1 / (1 + int((shown == intruder).sum()))  # one of those that suit the label least, taken at random
     return won / _DRAWS
