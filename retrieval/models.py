@@ -15,7 +15,7 @@ from scipy.sparse import csr_matrix
 from sparsight.encoders.sae.weighting import idf, saturate, weigh_query
 from sparsight.errors import FailedPreconditionError, IncompatibleModelError, InvalidArgumentError
 from sparsight.index.rows import SparseRow
-from sparsight.index.schema import FieldSchema, ModelFactory
+from sparsight.index.schema import FieldSchema, ModelFactory, check_sae_options
 from sparsight.index.store import MODELS_FOLDER
 from sparsight.types import BM25Field, DenseField, Field, SAEField, SparseField, SparseVector
 
@@ -192,6 +192,10 @@ def resolve_fields(fields: Sequence[Field]) -> tuple[tuple[FieldSchema, ...], di
 def _named_sae(spec: SAEField, place: str) -> SAE:
     from sparsight.encoders.sae.checkpoints import read_sae
 
+    check_sae_options(spec, f"{place}.")
+    for name in ("source", "model"):
+        if not isinstance(value := getattr(spec, name), str):
+            raise InvalidArgumentError(f"{name} is a string; got {value!r:.80}", field=f"{place}.{name}")
     if not spec.model:
         raise InvalidArgumentError(
             "an SAE field needs a model, or is added by train_sae once the collection has documents", field=place,

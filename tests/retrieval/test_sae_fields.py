@@ -98,10 +98,12 @@ def test_fields_that_do_not_go_together_are_named(sae: SAE, model: str, tmp_path
         assert caught.value.field == "fields[1].source"
         with pytest.raises(CheckpointError):
             database.create_collection("things", [vec, SAEField("sae", "vec", str(tmp_path / "nothing"))])
-        for options in ({"rescore": -1}, {"rescore": 10_001}, {"rescore": True}, {"max_query_terms": -1}):
+        for options in ({"rescore": -1}, {"rescore": 10_001}, {"rescore": True}, {"max_query_terms": -1},
+                        {"k1": "much", "weighting": "bm25"}, {"source": ["vec"]}, {"model": 3}):  # fmt: skip
             with pytest.raises(InvalidArgumentError) as caught:
-                database.create_collection("things", [vec, SAEField("sae", "vec", model, **options)])  # type: ignore[arg-type]
-            assert caught.value.field.endswith(next(iter(options)))
+                given = {"source": "vec", "model": model} | options
+                database.create_collection("things", [vec, SAEField("sae", **given)])  # type: ignore[arg-type]
+            assert caught.value.field == f"fields[1].{next(iter(options))}"
         assert [info.name for info in database.list_collections()] == []
 
 
