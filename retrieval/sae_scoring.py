@@ -111,9 +111,11 @@ def parse_scorer(name: str) -> Scorer:
 
 
 DEFAULT_SCORERS = tuple(map(parse_scorer, (
-    "decode-512", "decode-all", "decode-256", "decode-128", "decode-64", "decode-128-size", "decode-512-idf",
-    "decode-512-raw", "decode-all-raw", "symmetric", "symmetric-64", "symmetric-idf", "symmetric-raw")))  # fmt: skip
-"""The first is what a collection's SAE field does unless told otherwise."""
+    "decode-512", "decode-256-refocus-50", "decode-all", "decode-256", "decode-128", "decode-64", "decode-128-size",
+    "decode-512-idf", "decode-512-raw", "decode-all-raw", "symmetric", "symmetric-64", "symmetric-idf",
+    "symmetric-raw")))  # fmt: skip
+"""A collection's SAE field, if not told otherwise, finds documents by decode-256 and scores the best 50 with all
+weights: near decode-256-refocus-50, which takes 256 for these too."""
 
 
 class CodedSet:

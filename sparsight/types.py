@@ -480,7 +480,8 @@ class Movement:
         What each edited feature changed in the score of the passage that is best now.
     other_passage : float
         Where another passage was best before: that one's score then, subtracted from the present one's then; else 0.
-        With one retriever it and ``by_feature`` add up to the change of the score.
+        With one retriever, and unless weights of the query were left out, it and ``by_feature`` add up to the change of
+        the score.
     """
 
     rank_before: int

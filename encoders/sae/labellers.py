@@ -1,10 +1,11 @@
-"""Three ways to find words for the latents of an autoencoder, none of which asks a language model.
+"""Four ways to find words for the latents of an autoencoder, none of which asks a language model.
 
 =============  =====================================================================================================
 labeller       a latent's words are
 =============  =====================================================================================================
-``contrast``   those of the texts it fires on, against those of texts that come near to firing it
-``expansion``  terms of a sparse encoder that weigh more in the former than in the latter
+``contrast``   those of the texts it fires on, against those of all others
+``matched``    the same against texts that come near to firing it
+``expansion``  terms of a sparse encoder that weigh more in texts it fires on than in those that come near
 ``nearest``    those whose own embeddings look most the way of its decoder row
 =============  =====================================================================================================
 
@@ -75,15 +76,15 @@ def near_misses(sae: SAE, x: F32, codes: csr_matrix) -> csc_matrix:
     return csc_matrix((np.ones(indptr[-1], bool), np.concatenate(rows), indptr), shape=codes.shape)
 
 
-def contrast_words(codes: csr_matrix, misses: csc_matrix, counts: csr_matrix, words: Sequence[str],
+def contrast_words(codes: csr_matrix, counts: csr_matrix, words: Sequence[str], misses: csc_matrix | None = None,
                    top: int = 4) -> list[list[str]]:
-    """Words of the texts that a latent fires on, against those of its near misses.
+    """Words of the texts that a latent fires on, against those of others.
 
     Parameters
     ----------
     codes : csr_matrix, shape (B, N)
-    misses : csc_matrix, shape (B, N)
-        As :func:`near_misses`.
+    misses : csc_matrix, shape (B, N), optional
+        The others, as :func:`near_misses`; all texts that it is silent on if not given.
     counts, words
         As :func:`sparsight.encoders.sae.labels.word_counts`: 0/1 float32 (B, V), and the V words.
     top : int
@@ -95,15 +96,18 @@ def contrast_words(codes: csr_matrix, misses: csc_matrix, counts: csr_matrix, wo
 
     Notes
     -----
-    The z-scores of :func:`sparsight.encoders.sae.labels.label_features`, whose other side are all silent texts.
+    The z-scores of :func:`sparsight.encoders.sae.labels.label_features`.
     """
-    _check_same(codes, misses, counts, words)
-    prior, shares = prior_of(counts), shares_of(codes)
+    _check_same(codes, counts, words, misses)
+    prior, shares, total = prior_of(counts), shares_of(codes), np.asarray(counts.sum(0), np.float64).ravel()
     found: list[list[str]] = []
     for start in range(0, codes.shape[1], _AT_ONCE):
         part = slice(start, start + _AT_ONCE)
         inside = (shares[:, part].T @ counts).toarray().astype(np.float64)
-        outside = (misses[:, part].astype(np.float32).T @ counts).toarray().astype(np.float64)
+        others = shares[:, part] > 0 if misses is None else misses[:, part]
+        outside = (others.astype(np.float32).T @ counts).toarray().astype(np.float64)
+        if misses is None:
+            outside = total - outside
         found += [_first(z_scores(y, rest, prior), words, top, 1.0) if y.any() else []
                   for y, rest in zip(inside, outside, strict=True)]
     return found
@@ -130,7 +134,7 @@ def expansion_words(codes: csr_matrix, misses: csc_matrix, vectors: csr_matrix, 
         median of the s of terms that are there at all, which holds back rare terms (Tusher, Tibshirani and Chu 2001).
     """
     names = [term(index) for index in range(vectors.shape[1])]
-    _check_same(codes, misses, vectors, names)
+    _check_same(codes, vectors, names, misses)
     usable = np.array([len(name) > 2 and name[0] != "#" and any(map(str.isalpha, name)) for name in names])
     shares, squared = shares_of(codes), vectors.multiply(vectors).tocsr()
     found: list[list[str]] = []
@@ -194,8 +198,9 @@ def _first(scores: F64, words: Sequence[str], top: int, above: float) -> list[st
     return chosen
 
 
-def _check_same(codes: csr_matrix, misses: csc_matrix, other: csr_matrix, names: Sequence[str]) -> None:
+def _check_same(codes: csr_matrix, other: csr_matrix, names: Sequence[str], misses: csc_matrix | None) -> None:
     check_codes("codes", codes)
-    if misses.shape != codes.shape or other.shape != (codes.shape[0], len(names)):
-        raise ShapeError(f"expected near misses {codes.shape} and rows {(codes.shape[0], len(names))}, got "
-                         f"{misses.shape} and {other.shape}", field="misses")
+    if other.shape != (codes.shape[0], len(names)):
+        raise ShapeError(f"expected rows {(codes.shape[0], len(names))}, got {other.shape}", field="counts")
+    if misses is not None and misses.shape != codes.shape:
+        raise ShapeError(f"expected near misses {codes.shape}, got {misses.shape}", field="misses")

@@ -1,7 +1,7 @@
-"""Names for the latents of an autoencoder: three labellers compete, and held-out texts judge the winner.
+"""Names for the latents of an autoencoder: four labellers compete, and held-out texts judge the winner.
 
 Texts are split three ways. Labellers (:mod:`sparsight.encoders.sae.labellers`) see the first part, the second decides
-which labeller names a latent, and the figures of the names (:mod:`sparsight.encoders.sae.label_scores`) are those of
+which of them names a latent, and the figures of the names (:mod:`sparsight.encoders.sae.label_scores`) are those of
 the third, which neither has seen.
 """
 
@@ -30,12 +30,13 @@ __all__ = ["LABELLERS", "Names", "name_latents"]
 F32 = NDArray[np.float32]
 Progress = Callable[[float, str], None]
 
-LABELLERS = ("contrast", "expansion", "nearest")
+LABELLERS = ("contrast", "matched", "expansion", "nearest")
 """In the order in which they win where held-out texts cannot tell."""
 _SPLIT = (0.6, 0.8)
 _LEAST_TEXTS = 30
 _LEAST_WORD_TEXTS = 3
 _MOST_WORDS = 20_000
+_TRUST = 20  # texts that count as much as what a labeller's other names are worth
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +114,7 @@ def name_latents(sae: SAE, x: F32, texts: Sequence[str], *, embedder: DenseEncod
     tell(0.7, "judging names")
     asked = {name: judge.encode(of, mode="query") for name, of in labels.items()}
     validated = {name: score_labels(of, vectors[chosen_by], codes[chosen_by], seed) for name, of in asked.items()}
-    best = _best(labels, validated)
+    best = _best(labels, validated, np.diff(codes[chosen_by].tocsc().indptr))
     tell(0.85, "judging names on held-out texts")
     by_labeller = {name: score_labels(of, vectors[held], codes[held], seed) for name, of in asked.items()}
     scores = LabelScores(*(np.choose(best, [getattr(by_labeller[name], figure) for name in LABELLERS])
@@ -127,15 +128,23 @@ def _words(sae: SAE, x: F32, texts: Sequence[str], codes: csr_matrix, vectors: c
            judge: SparseEncoder, top: int) -> dict[str, list[list[str]]]:
     counts, words = word_counts(texts, max_words=_MOST_WORDS, min_texts=_LEAST_WORD_TEXTS)
     misses = near_misses(sae, x, codes)
-    return {"contrast": contrast_words(codes, misses, counts, words, top),
+    return {"contrast": contrast_words(codes, counts, words, top=top),
+            "matched": contrast_words(codes, counts, words, misses, top),
             "expansion": expansion_words(codes, misses, vectors, judge.term, top),
             "nearest": nearest_words(sae, words, embedder.encode(words), top)}
 
 
-def _best(labels: Mapping[str, Sequence[str]], scores: Mapping[str, LabelScores]) -> NDArray[np.int64]:
-    """By latent the labeller whose label detects best, of those that have one; the first where none can be told."""
-    detection = np.stack([np.where(np.isnan(scores[name].detection), 0.0, scores[name].detection)
-                          for name in LABELLERS])
+def _best(labels: Mapping[str, Sequence[str]], scores: Mapping[str, LabelScores],
+          fired: NDArray[np.integer]) -> NDArray[np.int64]:
+    """By latent the labeller whose label detects best, of those that have one; the first where none can be told.
+
+    From few texts, ``fired`` by latent, a label's detection is known badly: it is drawn towards the mean of its
+    labeller (shrinkage: Efron and Morris 1975).
+    """
+    detection = np.stack([scores[name].detection for name in LABELLERS])
+    known = ~np.isnan(detection)
+    usual = np.where(known, detection, 0).sum(1, keepdims=True) / np.maximum(known.sum(1, keepdims=True), 1)
+    drawn = (np.where(known, detection, usual) * fired + usual * _TRUST) / (fired + _TRUST)
     empty = np.array([[not label for label in labels[name]] for name in LABELLERS])
-    best: NDArray[np.int64] = np.where(empty, -1.0, detection).argmax(0)
+    best: NDArray[np.int64] = np.where(empty, -1.0, drawn).argmax(0)
     return best

@@ -149,7 +149,7 @@ def test_the_engine_ranks_as_is_measured(judged, tmp_path):
         for field, weighting in (("sae", "none"), ("rare", "idf")):
             things.train_sae(field, source="vec", n_latents=48, k=6, epochs=40, max_query_terms=20, rescore=0,
                              weighting=weighting)
-        assert Scorer(m=512) == DEFAULT_SCORERS[0]  # what a field does unless told otherwise
+        assert Scorer(m=512) == DEFAULT_SCORERS[0]
         for field, query, scorer in (("sae", "decode", Scorer(m=20)), ("sae", "symmetric", Scorer("symmetric", 0)),
                                      ("rare", "decode", Scorer(m=20, idf=True))):
             (folder,) = (tmp_path / "things" / "models").glob(f"{field}-*")

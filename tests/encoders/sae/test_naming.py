@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy.sparse import csc_matrix, csr_matrix
 
-from sparsight.encoders.sae.label_scores import score_labels
+from sparsight.encoders.sae import naming
+from sparsight.encoders.sae.label_scores import LabelScores, score_labels
 from sparsight.encoders.sae.labellers import contrast_words, expansion_words, near_misses, nearest_words
 from sparsight.encoders.sae.labels import word_counts
 from sparsight.encoders.sae.model import SAE
@@ -62,10 +63,13 @@ def test_contrast_takes_what_near_misses_have_not() -> None:
     counts, words = word_counts(texts, max_words=100, min_texts=1)
     codes = csr_matrix((np.ones(100, F32), (range(100), [0] * 100)), shape=(300, 2))
     misses = csc_matrix((np.ones(100, bool), (range(100, 200), [0] * 100)), shape=(300, 2))
-    found, nothing = contrast_words(codes, misses, counts, words)
+    found, nothing = contrast_words(codes, counts, words, misses)
     assert found[0] == "galaxy" and "mirror" not in found and "telescope" not in found
     assert nothing == []
-    assert contrast_words(codes, misses, counts, words, top=1) == [["galaxy"], []]
+    assert contrast_words(codes, counts, words, misses, top=1) == [["galaxy"], []]
+    assert contrast_words(codes, counts, words)[0] == ["galaxy", "telescope"]  # against all others
+    with pytest.raises(ShapeError):
+        contrast_words(codes, counts, words[:-1])
 
 
 def test_expansion_by_hand() -> None:
@@ -208,6 +212,22 @@ def test_same_seed_same_names(named: tuple[list[str], Names]) -> None:
     again = name_latents(axes_sae(), Dense().encode(texts), texts, embedder=Dense(), judge=Sparse())  # type: ignore[arg-type]
     assert again.labels == names.labels and again.labellers == names.labellers
     np.testing.assert_array_equal(again.scores.intruder, names.scores.intruder)
+
+
+def test_few_texts_do_not_outweigh_what_a_labeller_is_worth() -> None:
+    """Three latents: of many texts and of few the second labeller detects better; the third has no texts."""
+    nothing = np.full(3, np.nan)
+
+    def scores(*detection: float) -> LabelScores:
+        return LabelScores(np.array(detection), nothing, nothing, nothing)
+
+    labels = {name: ["" if name == "matched" else "a", "b", "c"] for name in LABELLERS}
+    found = {"contrast": scores(0.8, 0.9, np.nan), "matched": scores(1.0, 0.5, np.nan),
+             "expansion": scores(0.95, 0.92, np.nan), "nearest": scores(0.5, 0.5, np.nan)}
+    assert [LABELLERS[at] for at in naming._best(labels, found, np.array([1000, 1000, 0]))] == [
+        "expansion", "expansion", "expansion"]
+    found["expansion"] = scores(0.6, 0.92, np.nan)  # of little worth elsewhere
+    assert [LABELLERS[at] for at in naming._best(labels, found, np.array([1000, 2, 0]))] == ["contrast"] * 3
 
 
 def test_what_cannot_be_named() -> None:
