@@ -121,7 +121,11 @@ def test_a_text_does_not_depend_on_its_neighbours(device: str) -> None:
     together = max_logits(hidden, TokenTiles(starts, 48, device), weight, dtype=torch.float32)
     for text, (first, last) in enumerate(pairwise(starts)):
         tiles = TokenTiles(np.array([0, last - first]), 48, device)
-        assert torch.equal(max_logits(hidden[first:last], tiles, weight, dtype=torch.float32)[0], together[text])
+        alone = max_logits(hidden[first:last], tiles, weight, dtype=torch.float32)[0]
+        if device == "cpu":  # the interpreter multiplies with numpy, whose sums depend on shapes on some processors
+            torch.testing.assert_close(alone, together[text], rtol=1e-6, atol=1e-6)
+        else:
+            assert torch.equal(alone, together[text])
 
 
 # --- tiles ----------------------------------------------------------------------------------------------------
