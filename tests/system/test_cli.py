@@ -466,13 +466,15 @@ def test_demo(cli, cli_json):
 def test_fields_of_a_text():
     assert parse_fields("splade, bm25,dense,sae") == [
         SparseField("splade", encoder="sparsight-small"), BM25Field("bm25"),
-        DenseField("dense", encoder="all-MiniLM-L6-v2"), SAEField("sae")]
+        DenseField("dense", encoder="all-MiniLM-L6-v2"), SAEField("sae", model="sparsight-minilm-sae")]
     assert parse_fields("impacts=sparse;dimension=100;max_impact=5.5") == [
         SparseField("impacts", dimension=100, max_impact=5.5)]
     assert parse_fields("dense;index=hnsw,b=bm25;k1=0.9;language=none") == [
         DenseField("dense", encoder="all-MiniLM-L6-v2", index="hnsw"), BM25Field("b", k1=0.9, language="none")]
     assert parse_fields("sae;weighting=bm25;k1=0.9;scorer=symmetric") == [
-        SAEField("sae", scorer="symmetric", weighting="bm25", k1=0.9)]
+        SAEField("sae", model="sparsight-minilm-sae", scorer="symmetric", weighting="bm25", k1=0.9)]
+    assert parse_fields("sae;model=") == [SAEField("sae")]  # to be trained
+    assert parse_fields("sae;rescore=0;max_query_terms=0;model=") == [SAEField("sae", rescore=0, max_query_terms=0)]
 
 
 def test_retrievers_of_a_text():
