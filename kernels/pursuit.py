@@ -78,6 +78,7 @@ def pursue(
     dictionary in bytes for each call (in floats, but on AVX-512). D = 384, k = 32, one thread of a Xeon with AVX-512:
     0.3 ms a row for N = 4096 and 0.6 ms for 16,384 in batches, 1.8 and 8 ms for a row alone. AVX2 takes 0.9 and 2.7 ms
     in batches. With ``candidates=0`` it is ``k N D`` of floats, which takes 7 and 30 ms.
+    With ``once`` there is one look: ``N D`` multiplications of bytes.
 
     128 candidates: for embeddings of 518 and 128 texts, dictionaries of 4096 and 16,384 atoms, trained or simply other
     texts' embeddings, and k from 1 to 64, the squared error was 0.1 % larger than with all in the mean, and 0.7 % at

@@ -176,16 +176,16 @@ def resolve_fields(fields: Sequence[Field]) -> tuple[tuple[FieldSchema, ...], di
     saes : mapping
         Autoencoders by the ``model`` of their field.
     """
-    plain = {at: _resolve_field(field, f"fields[{at}]") for at, field in enumerate(fields)
-             if not isinstance(field, SAEField)}  # fmt: skip
-    sources = {field.name: field for field in plain.values()}
+    plain = {at: _resolve_field(spec, f"fields[{at}]") for at, spec in enumerate(fields)
+             if not isinstance(spec, SAEField)}  # fmt: skip
+    sources = {item.name: item for item in plain.values()}
     saes: dict[str, SAE] = {}
     for at, spec in enumerate(fields):
         if isinstance(spec, SAEField):
             sae = _named_sae(spec, f"fields[{at}]")
-            plain[at] = sae_field(sae, spec, sources.get(spec.source), f"fields[{at}].source")
-            assert isinstance(plain[at].spec, SAEField)
-            saes[plain[at].spec.model] = sae  # type: ignore[union-attr]
+            plain[at] = field = sae_field(sae, spec, sources.get(spec.source), f"fields[{at}].source")
+            assert isinstance(field.spec, SAEField)
+            saes[field.spec.model] = sae
     return tuple(plain[at] for at in range(len(fields))), saes
 
 

@@ -208,9 +208,8 @@ class CodedSet:
 
         if scorer.query == "symmetric" or not 0 < scorer.m < self.sae.n_latents:
             return weights
-        rank = weights.abs() if scorer.by_size else torch.where(weights > 0, weights, -0.5 * weights)
-        kept = rank.topk(scorer.m, dim=1, sorted=False).indices
-        return weights.new_zeros(weights.shape).scatter_(1, kept, weights.gather(1, kept))
+        return _first(weights, weights.abs() if scorer.by_size else torch.where(weights > 0, weights, -0.5 * weights),
+                      scorer.m)
 
     def refocused(self, rows: slice, found: I64, scorer: Scorer, k: int) -> I64:
         """Rankings of these queries, (queries, depth), with the first documents ordered by the second scores."""
@@ -222,8 +221,7 @@ class CodedSet:
         weights = self._all_weights(rows, asked, scorer, k)
         if scorer.m < self.sae.n_latents:
             adds = torch.zeros_like(weights).scatter_add_(1, latents, values) * weights.abs()
-            kept = adds.topk(scorer.m, dim=1, sorted=False).indices
-            weights = torch.zeros_like(weights).scatter_(1, kept, weights.gather(1, kept))
+            weights = _first(weights, adds, scorer.m)
         scores = (weights.gather(1, latents) * values).unflatten(1, (first.shape[1], -1)).sum(2)
         order = scores.argsort(dim=1, descending=True, stable=True)
         best: I64 = first.gather(1, order).cpu().numpy()
@@ -266,6 +264,12 @@ class CodedSet:
             scale = torch.zeros_like(scale).scatter_reduce_(0, latents.flatten(), values.flatten(), "amax")
         unit = scale[latents].double().clamp_min(1e-30) / _LEVELS
         return latents, ((values / unit).round().clamp_max(_LEVELS) * unit).float()
+
+
+def _first(weights: torch.Tensor, rank: torch.Tensor, m: int) -> torch.Tensor:
+    """Weights (queries, F) of which those of the m largest ranks are left."""
+    kept = rank.topk(m, dim=1, sorted=False).indices
+    return weights.new_zeros(weights.shape).scatter_(1, kept, weights.gather(1, kept))
 
 
 def _codes(sae: SAE, x: F32, k: int, device: str, code: Coder | None) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Four ways to find words for the latents of an autoencoder, none of which asks a language model.
+"""Ways to find words for the latents of an autoencoder, none of which asks a language model.
 
 =============  =====================================================================================================
 labeller       a latent's words are
@@ -12,7 +12,8 @@ labeller       a latent's words are
 Texts that nearly fire a latent share its subject at large, so what tells them apart is the latent's own (hard
 negatives, as Paulo et al. 2024 take them for "Automatically Interpreting Millions of Features in Large Language
 Models").
-:mod:`sparsight.encoders.sae.naming` has them compete.
+The first two are :func:`sparsight.encoders.sae.labels.contrast_words`. :mod:`sparsight.encoders.sae.naming` has all
+compete.
 """
 
 from __future__ import annotations
@@ -24,17 +25,16 @@ from numpy.typing import NDArray
 from scipy.sparse import csc_matrix, csr_matrix
 
 from sparsight.encoders.sae.checks import check_codes, check_rows
-from sparsight.encoders.sae.labels import prior_of, same_stem, shares_of, z_scores
+from sparsight.encoders.sae.labels import check_same, first_words, shares_of
 from sparsight.encoders.sae.model import SAE
 from sparsight.errors import ShapeError
 
-__all__ = ["contrast_words", "expansion_words", "near_misses", "nearest_words"]
+__all__ = ["expansion_words", "near_misses", "nearest_words"]
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 _AT_ONCE = 256  # latents
 _FEWEST, _MOST = 20, 200  # near misses of a latent
-_LOOKED_AT = 40  # best terms of which a label's are taken
 _SMOOTH = 5.0  # texts without a term that are added to both sides
 
 
@@ -76,43 +76,6 @@ def near_misses(sae: SAE, x: F32, codes: csr_matrix) -> csc_matrix:
     return csc_matrix((np.ones(indptr[-1], bool), np.concatenate(rows), indptr), shape=codes.shape)
 
 
-def contrast_words(codes: csr_matrix, counts: csr_matrix, words: Sequence[str], misses: csc_matrix | None = None,
-                   top: int = 4) -> list[list[str]]:
-    """Words of the texts that a latent fires on, against those of others.
-
-    Parameters
-    ----------
-    codes : csr_matrix, shape (B, N)
-    misses : csc_matrix, shape (B, N), optional
-        The others, as :func:`near_misses`; all texts that it is silent on if not given.
-    counts, words
-        As :func:`sparsight.encoders.sae.labels.word_counts`: 0/1 float32 (B, V), and the V words.
-    top : int
-
-    Returns
-    -------
-    list of lists of str, length N
-        Best first; none for a latent that never fires, or whose texts have no words of their own.
-
-    Notes
-    -----
-    The z-scores of :func:`sparsight.encoders.sae.labels.label_features`.
-    """
-    _check_same(codes, counts, words, misses)
-    prior, shares, total = prior_of(counts), shares_of(codes), np.asarray(counts.sum(0), np.float64).ravel()
-    found: list[list[str]] = []
-    for start in range(0, codes.shape[1], _AT_ONCE):
-        part = slice(start, start + _AT_ONCE)
-        inside = (shares[:, part].T @ counts).toarray().astype(np.float64)
-        others = shares[:, part] > 0 if misses is None else misses[:, part]
-        outside = (others.astype(np.float32).T @ counts).toarray().astype(np.float64)
-        if misses is None:
-            outside = total - outside
-        found += [_first(z_scores(y, rest, prior), words, top, 1.0) if y.any() else []
-                  for y, rest in zip(inside, outside, strict=True)]
-    return found
-
-
 def expansion_words(codes: csr_matrix, misses: csc_matrix, vectors: csr_matrix, term: Callable[[int], str],
                     top: int = 4) -> list[list[str]]:
     """Terms of a sparse encoder that weigh more in the texts that a latent fires on than in its near misses.
@@ -134,7 +97,7 @@ def expansion_words(codes: csr_matrix, misses: csc_matrix, vectors: csr_matrix, 
         median of the s of terms that are there at all, which holds back rare terms (Tusher, Tibshirani and Chu 2001).
     """
     names = [term(index) for index in range(vectors.shape[1])]
-    _check_same(codes, vectors, names, misses)
+    check_same(codes, vectors, names, misses)
     usable = np.array([len(name) > 2 and name[0] != "#" and any(map(str.isalpha, name)) for name in names])
     shares, squared = shares_of(codes), vectors.multiply(vectors).tocsr()
     found: list[list[str]] = []
@@ -153,7 +116,7 @@ def expansion_words(codes: csr_matrix, misses: csc_matrix, vectors: csr_matrix, 
                 found.append([])
                 continue
             scores = (mean[row] - other[row]) / (error[row] + np.median(error[row][there]))
-            found.append(_first(np.where(usable & there, scores, 0.0), names, top, 0.0))
+            found.append(first_words(np.where(usable & (scores > 0), scores, -np.inf), names, top, 0.0))
     return found
 
 
@@ -181,26 +144,5 @@ def nearest_words(sae: SAE, words: Sequence[str], embeddings: F32, top: int = 4)
     found: list[list[str]] = []
     for start in range(0, sae.n_latents, _AT_ONCE):
         products = sae.W_dec[start:start + _AT_ONCE] @ centred.T
-        found += [_first(row.astype(np.float64), words, top, 0.0) for row in products]
+        found += [first_words(row.astype(np.float64), words, top, 0.0) for row in products]
     return found
-
-
-def _first(scores: F64, words: Sequence[str], top: int, above: float) -> list[str]:
-    """The words with the largest scores above some number, without those that share a better one's stem."""
-    looked_at = min(_LOOKED_AT, len(scores))
-    best = np.argpartition(-scores, looked_at - 1)[:looked_at] if looked_at else np.zeros(0, np.int64)
-    chosen: list[str] = []
-    for i in best[np.lexsort((best, -scores[best]))]:
-        if scores[i] <= above or len(chosen) == top:
-            break
-        if not any(same_stem(words[i], word) for word in chosen):
-            chosen.append(words[i])
-    return chosen
-
-
-def _check_same(codes: csr_matrix, other: csr_matrix, names: Sequence[str], misses: csc_matrix | None) -> None:
-    check_codes("codes", codes)
-    if other.shape != (codes.shape[0], len(names)):
-        raise ShapeError(f"expected rows {(codes.shape[0], len(names))}, got {other.shape}", field="counts")
-    if misses is not None and misses.shape != codes.shape:
-        raise ShapeError(f"expected near misses {codes.shape}, got {misses.shape}", field="misses")

@@ -15,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csc_matrix, csr_matrix
 
+from sparsight.encoders.sae.checks import check_codes
 from sparsight.errors import ShapeError
 
-__all__ = ["label_features", "prior_of", "same_stem", "shares_of", "top_examples", "word_counts", "z_scores"]
+__all__ = ["check_same", "contrast_words", "first_words", "label_features", "same_stem", "shares_of", "top_examples",
+           "word_counts"]
 
 F64 = NDArray[np.float64]
 _WORD = re.compile(r"[^\W\d_](?:[\w'’-]*[^\W_])?")
@@ -26,6 +28,7 @@ _PRIOR_WORDS = 500.0  # pseudo-words per group: alpha_0 of Monroe et al., betwee
 _WEIGHT_FLOOR = 0.05  # activations below this share of a latent's largest do not vouch for words
 _LEAST_Z = 1.0  # words below are as frequent elsewhere
 _LATENTS_AT_ONCE = 256
+_LOOKED_AT = 5  # best words, in multiples of those that are taken
 
 
 def label_features(codes: csr_matrix, texts: Sequence[str], *, top: int = 4, max_words: int = 20_000,
@@ -69,17 +72,46 @@ def label_features(codes: csr_matrix, texts: Sequence[str], *, top: int = 4, max
     counts, words = word_counts(texts, max_words=max_words, min_texts=min_texts if len(texts) >= 10 else 1)
     if not words:
         return [""] * codes.shape[1]
-    total = np.asarray(counts.sum(0), np.float64).ravel()  # (V,)
-    prior = prior_of(counts)
-    shares = shares_of(codes)
-    labels: list[str] = []
+    return [", ".join(of) for of in contrast_words(codes, counts, words, top=top)]
+
+
+def contrast_words(codes: csr_matrix, counts: csr_matrix, words: Sequence[str], misses: csc_matrix | None = None,
+                   top: int = 4) -> list[list[str]]:
+    """Words of the texts that a latent fires on, against those of others.
+
+    Parameters
+    ----------
+    codes : csr_matrix, shape (B, N)
+    misses : csc_matrix, shape (B, N), optional
+        The others, as :func:`sparsight.encoders.sae.labellers.near_misses`; all texts that it is silent on if not
+        given.
+    counts, words
+        As :func:`word_counts`: 0/1 float32 (B, V), and the V words.
+    top : int
+
+    Returns
+    -------
+    list of lists of str, length N
+        Best first; none for a latent that never fires, or whose texts have no words of their own.
+
+    Notes
+    -----
+    By the z-scores of :func:`label_features`.
+    """
+    check_same(codes, counts, words, misses)
+    total, shares = np.asarray(counts.sum(0), np.float64).ravel(), shares_of(codes)
+    prior = _PRIOR_WORDS * total / max(total.sum(), 1.0)
+    found: list[list[str]] = []
     for start in range(0, codes.shape[1], _LATENTS_AT_ONCE):
-        part = shares[:, start:start + _LATENTS_AT_ONCE]
-        inside = (part.T @ counts).toarray().astype(np.float64)
-        outside = total - ((part > 0).T.astype(np.float32) @ counts).toarray()
-        for y, rest in zip(inside, outside, strict=True):
-            labels.append(_label(z_scores(y, rest, prior), words, top) if y.any() else "")
-    return labels
+        part = slice(start, start + _LATENTS_AT_ONCE)
+        inside = (shares[:, part].T @ counts).toarray().astype(np.float64)
+        others = shares[:, part] > 0 if misses is None else misses[:, part]
+        outside = (others.astype(np.float32).T @ counts).toarray().astype(np.float64)
+        if misses is None:
+            outside = total - outside
+        found += [first_words(_z_scores(y, rest, prior), words, top, _LEAST_Z) if y.any() else []
+                  for y, rest in zip(inside, outside, strict=True)]
+    return found
 
 
 def top_examples(codes: csr_matrix, count: int = 5) -> list[list[int]]:
@@ -113,12 +145,6 @@ def word_counts(texts: Sequence[str], *, max_words: int, min_texts: int) -> tupl
     return csr_matrix((np.ones(len(indices), np.float32), indices, indptr), shape=(len(texts), len(words))), words
 
 
-def prior_of(counts: csr_matrix) -> F64:
-    """Pseudo-counts of V words, from how many texts (B, V) hold each."""
-    total = np.asarray(counts.sum(0), np.float64).ravel()
-    return _PRIOR_WORDS * total / max(total.sum(), 1.0)
-
-
 def shares_of(codes: csr_matrix) -> csc_matrix:
     """Activations as shares of each latent's largest, small ones dropped."""
     columns = codes.tocsc().astype(np.float32)
@@ -132,21 +158,24 @@ def shares_of(codes: csr_matrix) -> csc_matrix:
     return columns
 
 
-def z_scores(inside: F64, outside: F64, prior: F64) -> F64:
+def _z_scores(inside: F64, outside: F64, prior: F64) -> F64:
     """z-scores of V words: their weighted counts in a latent's texts against those in the texts it is silent on."""
     y, rest = inside + prior, outside + prior
     delta = np.log(y / (y.sum() - y)) - np.log(rest / (rest.sum() - rest))
     return delta / np.sqrt(1 / y + 1 / rest)
 
 
-def _label(scores: F64, words: Sequence[str], top: int) -> str:
+def first_words(scores: F64, words: Sequence[str], top: int, least: float) -> list[str]:
+    """Words with the largest scores, of at least that much, without those that share a better one's stem."""
+    looked_at = min(_LOOKED_AT * top, len(scores))
+    best = np.argpartition(-scores, looked_at - 1)[:looked_at] if looked_at else np.zeros(0, np.int64)
     chosen: list[str] = []
-    for i in np.argsort(-scores, kind="stable")[:5 * top]:
-        if scores[i] < _LEAST_Z or len(chosen) == top:
+    for i in best[np.lexsort((best, -scores[best]))]:
+        if scores[i] < least or len(chosen) == top:
             break
         if not any(same_stem(words[i], word) for word in chosen):
             chosen.append(words[i])
-    return ", ".join(chosen)
+    return chosen
 
 
 def same_stem(a: str, b: str) -> bool:
@@ -157,3 +186,12 @@ def same_stem(a: str, b: str) -> bool:
             break
         shared += 1
     return shared >= 3 and max(len(a), len(b)) - shared <= (3 if shared >= 5 else 1)
+
+
+def check_same(codes: csr_matrix, other: csr_matrix, names: Sequence[str], misses: csc_matrix | None) -> None:
+    """Raise a ShapeError unless codes (B, N), rows (B, V) of named columns and near misses (B, N) fit."""
+    check_codes("codes", codes)
+    if other.shape != (codes.shape[0], len(names)):
+        raise ShapeError(f"expected rows {(codes.shape[0], len(names))}, got {other.shape}", field="counts")
+    if misses is not None and misses.shape != codes.shape:
+        raise ShapeError(f"expected near misses {codes.shape}, got {misses.shape}", field="misses")

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from sparsight.encoders.sae.label_scores import LabelScores, score_labels
-from sparsight.encoders.sae.labellers import contrast_words, expansion_words, near_misses, nearest_words
-from sparsight.encoders.sae.labels import word_counts
+from sparsight.encoders.sae.labellers import expansion_words, near_misses, nearest_words
+from sparsight.encoders.sae.labels import contrast_words, word_counts
 from sparsight.encoders.sae.model import SAE
 from sparsight.errors import InvalidArgumentError, ShapeError
 

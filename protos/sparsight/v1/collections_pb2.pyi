@@ -410,7 +410,9 @@ class SaeField(_message.Message):
     source: _builtins.str
     """The dense field that is encoded. Empty: "dense"."""
     model: _builtins.str
-    """A saved autoencoder. Empty: none until one is trained in the collection."""
+    """A saved autoencoder: "sparsight-minilm-sae", which comes along, or a folder on the server; of a collection that
+    exists, its own copy. Empty is refused for a new collection: train one in it.
+    """
     scorer: Global___SaeScorer.ValueType
     """How a query is weighted, unless its retriever says otherwise. Unspecified: decode."""
     max_query_terms: _builtins.int

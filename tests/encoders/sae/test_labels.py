@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
-from sparsight.encoders.sae.labels import label_features, top_examples, word_counts, z_scores
+from sparsight.encoders.sae.labels import _z_scores, label_features, top_examples, word_counts
 from sparsight.errors import ShapeError
 
 FILLER = [
@@ -59,9 +59,9 @@ def test_strong_activations_count_more() -> None:
     assert label_features(codes, texts) == ["lion, tiger"]
 
 
-def testz_scores_by_hand() -> None:
+def test_z_scores_by_hand() -> None:
     # Two words; 8 of 10 and 2 of 10 inside, 2 of 10 and 8 of 10 outside, prior of one word each.
-    z = z_scores(np.array([8.0, 2.0]), np.array([2.0, 8.0]), np.array([1.0, 1.0]))
+    z = _z_scores(np.array([8.0, 2.0]), np.array([2.0, 8.0]), np.array([1.0, 1.0]))
     expected = (math.log(9 / 3) - math.log(3 / 9)) / math.sqrt(1 / 9 + 1 / 3)
     np.testing.assert_allclose(z, [expected, -expected], rtol=1e-12)
 

@@ -10,8 +10,8 @@ from scipy.sparse import csc_matrix, csr_matrix
 
 from sparsight.encoders.sae import naming
 from sparsight.encoders.sae.label_scores import LabelScores, score_labels
-from sparsight.encoders.sae.labellers import contrast_words, expansion_words, near_misses, nearest_words
-from sparsight.encoders.sae.labels import word_counts
+from sparsight.encoders.sae.labellers import expansion_words, near_misses, nearest_words
+from sparsight.encoders.sae.labels import contrast_words, word_counts
 from sparsight.encoders.sae.model import SAE
 from sparsight.encoders.sae.naming import LABELLERS, Names, name_latents
 from sparsight.errors import InvalidArgumentError, ShapeError
