@@ -8,7 +8,7 @@ from benches.sae.lab import Coding, Lab, Report
 from sparsight.encoders.sae.config import SAEConfig
 from sparsight.encoders.sae.model import SAE
 
-__all__ = ["EVEN", "KS", "OURS", "PLAIN", "RECIPES", "STABLE", "WIDE", "Recipe", "models", "scaled"]
+__all__ = ["EVEN", "KS", "NESTED", "OURS", "PLAIN", "RECIPES", "STABLE", "WIDE", "Recipe", "models", "scaled"]
 
 KS = (32, 16, 8, 4, 2)
 """Active latents that are asked for."""
@@ -56,6 +56,8 @@ WIDE = "wide-32"
 """The large dictionary, of which no latent should stay silent."""
 EVEN = "even-2"
 """Of few active latents, and no more latents than 20,000 texts can show."""
+NESTED = "nested"
+"""One for every k: a step's k is drawn, 2 twice as often, and later steps learn from pursuit's codes."""
 STABLE = OURS[32]
 """The one that other seeds should find again; what is asked of it is asked from 4,096 latents on."""
 
@@ -64,6 +66,8 @@ RECIPES: dict[str, Recipe] = {
     OURS[32]: _ours(4096, 32, 1e-3, pool=384, epochs=50), OURS[16]: _ours(8192, 16, 3e-3, pool=384),
     OURS[8]: _ours(8192, 8, 3e-3, pool=384), OURS[4]: _ours(16_384, 4, 1e-3), OURS[2]: _ours(32_768, 2, 1e-3),
     WIDE: Recipe(_config(16_384, 32, start="centroids", learning_rate=1e-3, epochs=50), seeds=1),
+    NESTED: Recipe(_config(16_384, 32, start="centroids", learning_rate=1e-3, epochs=50, pursuit=0.5,
+                           nested_ks=(2, *sorted(KS))), "pursuit", seeds=1),
     EVEN: replace(_ours(16_384, 2, 5e-4), seeds=1),
 }  # fmt: skip
 

@@ -23,8 +23,9 @@ _LIMITS: Mapping[str, tuple[float, float]] = {
     "n_latents": (0, 1 << 20), "k": (1, 1024), "epochs": (0, 100_000), "seed": (0, 2**63 - 1),
     "centroids_seed": (0, 2**63 - 1), "batch": (0, 1 << 20),
     "learning_rate": (0.0, 1.0), "warm_up": (0.0, 1.0), "cool_down": (0.0, 1.0), "anneal_from": (1.0, 1e3),
-    "anneal_until": (0.0, 1.0), "held_out": (0.0, 0.5), "support": (1, 1024), "relaxation": (0.0, 10.0),
-    "gradient_weight": (0.0, 1e3), "neighbour_share": (0.0, 1.0), "pursuit": (0.0, 1.0)}  # fmt: skip
+    "anneal_until": (0.0, 1.0), "nested_ks": (1, 1024), "held_out": (0.0, 0.5), "support": (1, 1024),
+    "relaxation": (0.0, 10.0), "gradient_weight": (0.0, 1e3), "neighbour_share": (0.0, 1.0),
+    "pursuit": (0.0, 1.0)}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,10 @@ class SAEConfig:
         Shares of the steps over which the rate rises from zero, and falls back to it.
     anneal_from, anneal_until : float
         k starts at this multiple of its final value (1 is no annealing), and falls over this share of the steps.
+    nested_ks : tuple of int
+        With numbers, a step's k is one of them, drawn anew for each, more often if it is there more often: one
+        dictionary for codes of several sizes, in the time that one size takes. TopK only, without annealing; ``k`` is
+        the largest of them.
     seed : int
         Decides everything random. Equal seeds and data give equal bits on one machine and device.
     held_out : float
@@ -107,6 +112,7 @@ class SAEConfig:
     cool_down: float = 0.3
     anneal_from: float = 1.0
     anneal_until: float = 0.7
+    nested_ks: tuple[int, ...] = ()
     seed: int = 0
     held_out: float = 0.1
 
@@ -121,6 +127,12 @@ class SAEConfig:
             raise _wrong("k", f"at most n_latents, {self.n_latents}", self.k)
         if self.pursuit and self.activation != "topk":
             raise _wrong("pursuit", f"0 with activation {self.activation!r}", self.pursuit)
+        if self.nested_ks and self.activation != "topk":
+            raise _wrong("nested_ks", f"none with activation {self.activation!r}", self.nested_ks)
+        if self.nested_ks and self.anneal_from > 1:
+            raise _wrong("nested_ks", "none with anneal_from above 1", self.nested_ks)
+        if self.nested_ks and max(self.nested_ks) != self.k:
+            raise _wrong("nested_ks", f"numbers of which the largest is k, {self.k}", self.nested_ks)
         self._check_losses()
 
     def _check_losses(self) -> None:
@@ -151,6 +163,7 @@ class SAEConfig:
     def described(self) -> dict[str, Any]:
         """All settings as plain values, a loss as its name and settings."""
         out: dict[str, Any] = {item.name: getattr(self, item.name) for item in fields(self)}
+        out["nested_ks"] = list(self.nested_ks)
         out["losses"] = [{"kind": loss.kind(), **{item.name: getattr(loss, item.name) for item in fields(loss)}}
                          for loss in self.losses]
         return out

@@ -14,7 +14,7 @@ from sparsight.encoders.sae.losses import AuxK, Reconstruction
 from sparsight.encoders.sae.model import SAE
 from sparsight.encoders.sae.neighbours import Neighbours
 from sparsight.encoders.sae.preprocessing import Preprocessing
-from sparsight.encoders.sae.trainer import Trainer
+from sparsight.encoders.sae.trainer import Trainer, drawn_sizes
 
 __all__ = ["PlainTrainer", "is_plain", "make_trainer"]
 
@@ -52,6 +52,7 @@ class PlainTrainer:
         self.x, self.config, self.preprocessing = x, config, preprocessing
         batch = min(config.batch, len(x))
         self.steps = config.epochs * max(len(x) // batch, 1)
+        self.drawn = drawn_sizes(config, self.steps)
         start = Dictionary(x, config).parameters
         aux = next((loss for loss in config.losses if isinstance(loss, AuxK)), AuxK(weight=0.0))
         self._run = FusedTrainer(

@@ -17,7 +17,7 @@ from sparsight.encoders.sae.neighbours import Neighbours
 from sparsight.encoders.sae.preprocessing import Preprocessing
 from sparsight.encoders.sae.step import Step
 
-__all__ = ["Trainer"]
+__all__ = ["Trainer", "drawn_sizes"]
 
 _ADAM_EPS = 6.25e-10  # Gao et al. 2024
 _CLIP = 1.0
@@ -46,6 +46,7 @@ class Trainer:
         self.batch = min(config.batch, len(x))
         self.per_epoch = max(len(x) // self.batch, 1)  # the last, short batch of an epoch waits for the next shuffle
         self.steps = config.epochs * self.per_epoch
+        self.drawn = drawn_sizes(config, self.steps)
         self.dictionary = Dictionary(x, config)
         self.optimiser = torch.optim.Adam(list(self.dictionary.parameters.values()), lr=config.learning_rate,
                                           betas=(0.9, 0.999), eps=_ADAM_EPS, fused=x.is_cuda or None)
@@ -92,7 +93,9 @@ class Trainer:
         return self._step >= (1 - self.config.pursuit) * self.steps
 
     def k_at(self, step: int) -> int:
-        """Active latents: fall linearly from ``anneal_from * k`` to k (CSRv2, 2026), in steps of 8 from 16 on."""
+        """Active latents: as drawn, or falling linearly from ``anneal_from * k`` to k (CSRv2, 2026), by 8 above 16."""
+        if self.drawn:
+            return self.drawn[step]
         fall = max(self.config.anneal_until * self.steps, 1e-9)
         factor = 1 + (self.config.anneal_from - 1) * max(1 - step / fall, 0.0)
         k = round(self.config.k * factor)
@@ -208,6 +211,16 @@ class Trainer:
         self.optimiser.load_state_dict(state["optimiser"])
         self.silent, self.dead = state["silent"], state["dead"]
         self._nearest, self._step = state["nearest"], state["step"]
+
+
+def drawn_sizes(config: SAEConfig, steps: int) -> list[int]:
+    """Each step's k where ``nested_ks`` says that it varies, all equally likely; else none.
+
+    (Nested dropout, Rippel, Gelbart, Adams 2014, "Learning ordered representations with nested dropout", ICML, cuts
+    codes at a random place likewise, where multi-TopK sums the errors of all sizes in every step.)
+    """
+    ks, seeded = sorted(config.nested_ks), torch.Generator().manual_seed((config.seed + 1) * 1_000_003 - 1)
+    return [ks[at] for at in torch.randint(len(ks), (steps,), generator=seeded).tolist()] if ks else []
 
 
 def needs_queries(config: SAEConfig) -> bool:

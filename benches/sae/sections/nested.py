@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from benches.quality.results import Row
 from benches.sae.lab import Coding, Lab
-from benches.sae.recipes import KS, PLAIN, RECIPES, WIDE, models, scaled
-from sparsight.encoders.sae.losses import AuxK, Nested
+from benches.sae.recipes import KS, NESTED, PLAIN, WIDE, models
 
 __all__ = ["section"]
 
@@ -15,17 +12,15 @@ __all__ = ["section"]
 def section(lab: Lab) -> list[Row]:
     """Rows "nested", one for each model, coding and k: that model's code of k latents, and that of one trained for k.
 
-    Models are one whose loss takes the mean over all k, the plain recipes' settings else, and `WIDE`, trained for the
-    largest k alone. Their encoders' codes are cut to the k largest; by pursuit each k has a code of its own. The models
-    that are trained for each k are the plain recipes', coded the same way.
+    Models are `NESTED`, and `WIDE`, trained for the largest k alone. Their encoders' codes are cut to the k largest; by
+    pursuit each k has a code of its own. The models that are trained for each k are the plain recipes', coded the same
+    way.
     """
-    plain = scaled(lab, RECIPES[PLAIN[max(KS)]].config)
-    nested, _ = lab.train("nested", replace(plain, losses=(Nested(ks=tuple(sorted(KS))), AuxK())))
     alone = {k: models(lab, PLAIN[k])[0][0] for k in sorted(KS)}
     codings: tuple[Coding, ...] = ("encoder", "pursuit")
     return [{"kind": "nested", "model": name, "coding": coding, "n_latents": sae.n_latents, "k": k}
             | _compared(lab.held_figures(sae, k, coding)["fvu"], lab.held_figures(own, k, coding)["fvu"])
-            for name, sae in (("nested", nested), (WIDE, models(lab, WIDE)[0][0])) for coding in codings
+            for name in (NESTED, WIDE) for sae, _ in models(lab, name) for coding in codings
             for k, own in alone.items()]
 
 

@@ -26,6 +26,7 @@ F32 = NDArray[np.float32]
 _LATENTS = 2048
 _KS = (8, 16, 32, 64)
 _PROBED = (2048, 32)  # N and k of the codes that a classifier reads
+_ROUNDS = 20  # of penalties that are tried
 _ALONE = 256  # rows that are encoded one by one
 _EQUAL = 1.1  # L0 over k up to which an L1-ReLU autoencoder is compared
 _FIRST, _THIRD = "k-sparse autoencoder", "BatchTopK"
@@ -43,7 +44,7 @@ def section(lab: Lab) -> list[Row]:
     jumping = [calibrated(sae, sought, k) for (sae, _), k in zip(batched, ks, strict=True)]
     steps, batch = topk[0][1]["steps"], min(cell(lab, n, ks[0]).batch, len(lab.data.x))
     lab.say("seeking L1 penalties ...")
-    penalised = tuned(lab.data.x, sought, n, ks, steps=steps, batch=batch, device=lab.data.device)
+    penalised = tuned(lab.data.x, sought, n, ks, steps=steps, batch=batch, rounds=_ROUNDS, device=lab.data.device)
     models = {"TopK": [sae for sae, _ in topk], "BatchTopK": jumping, "L1-ReLU": [run.sae for run in penalised]}
     penalties = {"L1-ReLU": [run.penalty for run in penalised]}
     rows = [row("activations", activation=name, n_latents=n, k=k, steps=steps, penalty=penalty,

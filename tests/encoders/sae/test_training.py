@@ -290,6 +290,28 @@ def test_k_falls(x: np.ndarray, trainer_of: Any) -> None:
     assert all(k % 8 == 0 for k in found if k > 16)
 
 
+def test_k_is_drawn(x: np.ndarray, trainer_of: Any) -> None:
+    settings = {"k": 8, "epochs": 40, "batch": 60, "nested_ks": (2, 2, 4, 8)}
+    trainer = trainer_of(x, **settings)
+    found = [trainer.k_at(step) for step in range(trainer.steps)]
+    assert found == [trainer_of(x, **settings).k_at(step) for step in range(trainer.steps)]
+    assert found != [trainer_of(x, **settings, seed=1).k_at(step) for step in range(trainer.steps)]
+    shares = {k: found.count(k) / len(found) for k in (2, 4, 8)}
+    assert shares == pytest.approx({2: 0.5, 4: 0.25, 8: 0.25}, abs=0.08)  # 400 draws
+    assert trainer.step(0)["l0"] <= found[0] and trainer.step(1)["l0"] <= found[1]
+
+
+def test_drawn_k_makes_short_codes_better(x: np.ndarray, trainer_of: Any) -> None:
+    wrong = {}
+    for name, more in (("one k", {}), ("drawn", {"nested_ks": (1, 8)})):
+        trainer = trainer_of(x, k=8, epochs=60, batch=60, pursuit=0.5, **more)
+        for step in range(trainer.steps):
+            trainer.step(step)
+        sae = trainer.finish()
+        wrong[name] = float(np.square(x - sae.decode(sae.encode(x, k=1, mode="pursuit"))).sum())
+    assert wrong["drawn"] < 0.95 * wrong["one k"]
+
+
 def test_the_rate_rises_and_falls(x: np.ndarray, trainer_of: Any) -> None:
     trainer = trainer_of(x, epochs=10, batch=60, learning_rate=0.01, warm_up=0.1, cool_down=0.2)
     found = [trainer.rate_at(step) for step in range(100)]
