@@ -61,10 +61,10 @@ def read_sae_config(path: str | Path, changes: Sequence[str] = ()) -> SAEConfig:
         known = [item.name for item in fields(SAEConfig)]
         for name in given:
             check_known(name, name, known)
-        losses = given.pop("losses", None)
-        given = _tuples(given)
-        if losses is not None:
-            given["losses"] = tuple(_loss(f"losses[{number}]", table) for number, table in enumerate(_tables(losses)))
+        if "losses" in given:
+            given["losses"] = tuple(_loss(f"losses[{number}]", table) for number, table in enumerate(_tables(given)))
+        if isinstance(given.get("nested_ks"), list):
+            given["nested_ks"] = tuple(given["nested_ks"])
         try:
             return SAEConfig(**given)
         except InvalidArgumentError as error:  # there the settings are an argument, here they are keys
@@ -72,18 +72,16 @@ def read_sae_config(path: str | Path, changes: Sequence[str] = ()) -> SAEConfig:
                                        **error.details) from None
 
 
-def _tuples(given: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
-
-
-def _tables(tables: Any) -> list[dict[str, Any]]:
+def _tables(given: Mapping[str, Any]) -> list[dict[str, Any]]:
+    tables = given.get("losses", [])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise wrong("losses", "tables, as [[losses]]", repr(tables))
     return tables
 
 
 def _loss(place: str, table: Mapping[str, Any]) -> Loss:
-    settings = _tuples(table)
+    settings: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in table.items()}
     name = settings.pop("kind", None)
     if not isinstance(name, str) or name not in _KINDS:
         raise wrong(f"{place}.kind", "one of " + ", ".join(f'"{kind}"' for kind in _KINDS), repr(name))
@@ -106,7 +104,7 @@ def _change(given: dict[str, Any], change: str) -> None:
         raise wrong("changes", _FORM, repr(change))
     else:
         kind, name = rest
-        tables = [table for table in _tables(given.get("losses", [])) if table.get("kind") == kind]
+        tables = [table for table in _tables(given) if table.get("kind") == kind]
         if len(tables) != 1:
             raise wrong(key, f"one loss of kind {kind!r} in the file", len(tables))
         tables[0][name] = value
