@@ -146,6 +146,12 @@ class Catalog:
         value: dict[str, Any] = json.loads(row[0])
         return value
 
+    def find_meta(self, key: str) -> dict[str, Any]:
+        """A value of the meta table that may not be there; then it is empty."""
+        with self._translate():
+            there = self.connection.execute("SELECT 1 FROM meta WHERE key = ?", (key,)).fetchone()
+        return self.get_meta(key) if there else {}
+
     def set_meta(self, key: str, value: dict[str, Any]) -> None:
         """Store a value of the meta table."""
         text = json.dumps(value)

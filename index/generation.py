@@ -7,8 +7,8 @@ text comes from the same state; segments stay mapped as long as a generation tha
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,6 +121,8 @@ class Generation:
         which no document of this generation holds.
     derived : mapping
         The models of derived fields that filled this generation's postings.
+    profiles : mapping
+        Steering profiles as they are kept: for each name its versions.
     """
 
     number: int
@@ -130,6 +132,7 @@ class Generation:
     lexicons: Mapping[str, Mapping[str, int]]
     average_lengths: Mapping[str, float]
     derived: Mapping[str, DerivedModel]
+    profiles: Mapping[str, Any] = field(default_factory=dict)
 
     def field(self, name: str) -> FieldSchema:
         """The field of that name.

@@ -44,13 +44,15 @@ from sparsight.index.segment import Segment, build_segment
 from sparsight.index.tail import Tail, TailPart
 from sparsight.types import BM25Field, SAEField
 
-__all__ = ["BULK_DOCUMENTS", "CollectionStore", "WriteAnswer", "discard"]
+__all__ = ["BULK_DOCUMENTS", "PROFILES", "CollectionStore", "WriteAnswer", "discard"]
 
 BULK_DOCUMENTS = 2_000
 """A write of at least this many documents is built into a segment at once."""
 
 SEGMENTS_FOLDER = "segments"
 MODELS_FOLDER = "models"
+PROFILES = "profiles"
+"""Key of the meta table: steering profiles, versions by name; ``retrieval.profiles`` says what they hold."""
 
 
 def _seqs_of(segments: Sequence[Segment]) -> NDArray[np.int64]:
@@ -147,6 +149,7 @@ class CollectionStore:
         with self.catalog.snapshot():
             self.schema = self.catalog.schema()
             self.state = self.catalog.get_meta("state")
+            self.profiles = self.catalog.find_meta(PROFILES)
             self.records = self.catalog.segments()
             dead = np.array(self.catalog.deletions(), np.int64)
             tail_seqs = self.catalog.tail_seqs()
@@ -195,6 +198,7 @@ class CollectionStore:
             self.lexicons.ids,
             self._average_lengths(),
             self.derived,
+            self.profiles,
         )
 
     @property

@@ -19,7 +19,6 @@ from sparsight.errors import (
     InvalidArgumentError,
     OverloadedError,
     UnknownDocumentError,
-    UnknownFeatureError,
 )
 from sparsight.index import filters, maintenance, storage
 from sparsight.index.generation import Generation, Reference
@@ -28,6 +27,7 @@ from sparsight.index.schema import check_document_id
 from sparsight.index.store import CollectionStore, WriteAnswer
 from sparsight.index.verification import verify_store
 from sparsight.kernels import CancelFlag
+from sparsight.retrieval import examples, profiles
 from sparsight.retrieval import features as feature_search
 from sparsight.retrieval.operations import Operations
 from sparsight.retrieval.planning import MAX_QUERY_TEXT
@@ -37,12 +37,17 @@ from sparsight.retrieval.training import train_collection_sae
 from sparsight.types import (
     CollectionInfo,
     Document,
+    Edit,
     Feature,
+    FeatureDifference,
     FeaturePage,
+    FeatureWeight,
     Operation,
     Page,
     Passage,
+    Profile,
     Query,
+    RelatedFeatures,
     SAEField,
     SearchResult,
     SparseVector,
@@ -259,17 +264,92 @@ class Collection:
         return FeaturePage(tuple(found[after : after + size]), token)
 
     def feature(self, index: int, *, field: str = "") -> Feature:
-        """One feature.
+        """One feature; UnknownFeatureError if there is none of that index."""
+        return feature_search.describe(self._generation(), index, field)
+
+    def find_features(
+        self,
+        positives: Sequence[str] = (),
+        negatives: Sequence[str] = (),
+        *,
+        positive_texts: Sequence[str] = (),
+        negative_texts: Sequence[str] = (),
+        field: str = "",
+        count: int = 64,
+    ) -> tuple[FeatureWeight, ...]:
+        """Features that tell some examples from others, the most telling first.
+
+        Parameters
+        ----------
+        positives, negatives : sequences of str
+            Ids of documents of the collection.
+        positive_texts, negative_texts : sequences of str
+            Other texts; of both kinds together at least one positive, and at most 1,000 of each. Without negatives the
+            data that the SAE was trained on stand for them.
+        field : str
+            The SAE field; "" is the only one.
+        count : int
+            At most so many, 1 to 256.
 
         Raises
         ------
-        UnknownFeatureError
+        UnknownDocumentError, InvalidArgumentError, UnknownFieldError
+
+        Examples
+        --------
+        >>> found = papers.find_features(["p1", "p7"], ["p3"])  # doctest: +SKIP
+        >>> papers.search("sampling", edits=[item.edit(0.4) for item in found])  # doctest: +SKIP
         """
-        found = feature_search.find(self._generation(), "", field)
-        for item in found:
-            if item.index == index:
-                return item
-        raise UnknownFeatureError(f"no feature {index!r:.80}", field="index")
+        feature_search.check_count(count)
+        generation = self._generation()
+        wanted, unwanted = (
+            examples.vectors_of(self._store, generation, field, ids, texts, name)
+            for name, ids, texts in (
+                ("positives", positives, positive_texts),
+                ("negatives", negatives, negative_texts),
+            )
+        )
+        if not len(wanted):
+            raise InvalidArgumentError("expected at least one positive example, got none", field="positives")
+        return feature_search.from_examples(generation, wanted, unwanted, field, count)
+
+    def related_features(self, index: int, *, field: str = "", count: int = 10) -> RelatedFeatures:
+        """Features that look most the way of one, and most the other way; at most 256 of each."""
+        return feature_search.related(self._generation(), index, field, count)
+
+    def compare(self, a: str, b: str, *, field: str = "", count: int = 64) -> tuple[FeatureDifference, ...]:
+        """How strong features are in two documents, given by id, the largest differences first."""
+        generation = self._generation()
+        x, y = (
+            examples.vectors_of(self._store, generation, field, [id], (), name) for name, id in (("a", a), ("b", b))
+        )
+        return feature_search.compare(generation, x, y, field, count)
+
+    # --- profiles ------------------------------------------------------------------------------------------
+
+    def save_profile(self, name: str, edits: Sequence[Edit], *, note: str = "") -> Profile:
+        """Keep edits under a name, as a new version of it if there is one; queries use it as ``profile="NAME"``.
+
+        Raises
+        ------
+        InvalidArgumentError, UnknownFeatureError, UnknownFieldError
+            With the path of what is wrong.
+        """
+        self._store._check_open()
+        return profiles.save(self._store, self._generation(), name, edits, note)
+
+    def profile(self, name: str, version: int = 0) -> Profile:
+        """A version of a profile, the latest if none is given; UnknownProfileError if it is not there."""
+        return profiles.get(self._generation(), name, version)
+
+    def profiles(self) -> list[Profile]:
+        """The latest version of every profile, by name."""
+        return profiles.list_all(self._generation())
+
+    def drop_profile(self, name: str) -> None:
+        """Forget a profile with all its versions; UnknownProfileError if it is not there."""
+        self._store._check_open()
+        profiles.drop(self._store, name)
 
     # --- long work -----------------------------------------------------------------------------------------
 

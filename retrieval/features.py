@@ -1,4 +1,4 @@
-"""Finding features of a collection's SAE by words."""
+"""Finding features of a collection's SAE: by words, from examples, beside one of them; documents compared by them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,20 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsight.errors import InvalidArgumentError
 from sparsight.index.generation import Generation
 from sparsight.index.schema import FieldSchema
 from sparsight.retrieval.models import SAEModel, dense_encoder
-from sparsight.retrieval.steering import sae_field
-from sparsight.types import DenseField, Feature, SAEField
+from sparsight.retrieval.steering import check_feature, sae_field
+from sparsight.types import DenseField, Feature, FeatureDifference, FeatureWeight, RelatedFeatures, SAEField
 
-__all__ = ["find"]
+__all__ = ["MAX_EXAMPLES", "check_count", "compare", "describe", "find", "from_examples", "related"]
+
+F32 = NDArray[np.float32]
+MAX_EXAMPLES = 1_000
+"""Positives, and negatives, of one call."""
+MAX_FOUND = 256
+"""Features of one answer: as many as a query takes edits."""
 
 
 def find(generation: Generation, words: str, field: str) -> list[Feature]:
@@ -28,9 +35,7 @@ def find(generation: Generation, words: str, field: str) -> list[Feature]:
     UnknownFieldError, InvalidQueryError
         No such field, or it has no features.
     """
-    schema = sae_field(generation, field, "field")
-    model = generation.derived[schema.name]
-    assert isinstance(model, SAEModel)
+    schema, model = _model(generation, field)
     density = model.sae.density
     if words.strip():
         relevance = _label_share(model.sae.labels, words, model.dimension) + _activation(
@@ -40,6 +45,76 @@ def find(generation: Generation, words: str, field: str) -> list[Feature]:
     else:
         order = [int(f) for f in np.lexsort((np.arange(model.dimension), -density)) if density[f] > 0]
     return [feature_of(model, schema.name, f) for f in order]
+
+
+def describe(generation: Generation, index: int, field: str) -> Feature:
+    """One feature, whether it ever fired or not.
+
+    Raises
+    ------
+    UnknownFeatureError, UnknownFieldError, InvalidQueryError
+    """
+    schema, model = _model(generation, field)
+    check_feature(schema, model, index, "index")
+    return feature_of(model, schema.name, index)
+
+
+def from_examples(generation: Generation, positives: F32, negatives: F32, field: str, count: int
+                  ) -> tuple[FeatureWeight, ...]:  # fmt: skip
+    """Features that tell embeddings (P, D) from others (M, D), the most telling first; none may be given of these.
+
+    By :mod:`sparsight.encoders.sae.examples`.
+    """
+    from sparsight.encoders.sae.examples import direction_of, latents_towards
+
+    schema, model = _model(generation, field)
+    sae = model.sae
+    latents, weights = latents_towards(sae, direction_of(sae, positives, negatives), check_count(count))
+    share = np.bincount(sae.document_codes(positives).indices, minlength=sae.n_latents) / len(positives)
+    return tuple(FeatureWeight(feature_of(model, schema.name, f), float(weight) / float(sae.scale[f]), float(share[f]))
+                 for f, weight in zip(latents.tolist(), weights, strict=True))
+
+
+def related(generation: Generation, index: int, field: str, count: int) -> RelatedFeatures:
+    """Features that fired in training whose decoder rows have the largest, and the smallest, cosine with one's."""
+    schema, model = _model(generation, field)
+    check_feature(schema, model, index, "index")
+    cosines = model.sae.W_dec @ model.sae.W_dec[index]
+    others = np.flatnonzero(model.sae.density > 0)
+    others = others[others != index]
+    order = others[np.argsort(-cosines[others], kind="stable")]
+
+    def weighed(found: NDArray[np.int64]) -> tuple[FeatureWeight, ...]:
+        return tuple(FeatureWeight(feature_of(model, schema.name, f), float(cosines[f])) for f in found.tolist())
+
+    count = check_count(count)
+    near, far = order[cosines[order] > 0], order[cosines[order] < 0]
+    return RelatedFeatures(weighed(near[:count]), weighed(far[::-1][:count]))
+
+
+def compare(generation: Generation, a: F32, b: F32, field: str, count: int) -> tuple[FeatureDifference, ...]:
+    """Features of two documents' passages, (P, D) and (R, D), each by its strongest; the largest differences first."""
+    schema, model = _model(generation, field)
+    sae = model.sae
+    strong = np.stack([sae.document_codes(x).max(0).toarray()[0] for x in (a, b)])
+    strong = np.where(sae.scale > 0, strong / np.where(sae.scale > 0, sae.scale, 1.0), 0.0)
+    active = np.flatnonzero(strong.any(0))
+    order = active[np.lexsort((active, -np.abs(strong[0, active] - strong[1, active])))][:check_count(count)]
+    return tuple(FeatureDifference(feature_of(model, schema.name, f), *strong[:, f].tolist()) for f in order.tolist())
+
+
+def check_count(count: int) -> int:
+    """The number of features wanted, if it may be; InvalidArgumentError otherwise."""
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MAX_FOUND:
+        raise InvalidArgumentError(f"count is 1 to {MAX_FOUND}; got {count!r:.80}", field="count")
+    return count
+
+
+def _model(generation: Generation, field: str) -> tuple[FieldSchema, SAEModel]:
+    schema = sae_field(generation, field, "field")
+    model = generation.derived[schema.name]
+    assert isinstance(model, SAEModel)
+    return schema, model
 
 
 def feature_of(model: SAEModel, field: str, index: int) -> Feature:

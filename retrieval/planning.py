@@ -25,7 +25,8 @@ from sparsight.index.schema import DerivedModel, FieldSchema
 from sparsight.index.vectors import MAX_QUERY_WEIGHTS, check_dense, check_sparse, quantise_query
 from sparsight.retrieval.models import SAEModel, dense_encoder, sparse_encoder
 from sparsight.retrieval.preparation import check_text
-from sparsight.retrieval.steering import Steering, conditions_of, overlaps_of, steering_of
+from sparsight.retrieval.profiles import edits_of
+from sparsight.retrieval.steering import Steering, activations_of, conditions_of, overlaps_of, steering_of
 from sparsight.types import BM25Field, DenseField, Effort, Fusion, Query, Retriever, SAEField, SparseField
 
 __all__ = ["MAX_K", "MAX_QUERIES", "MAX_QUERY_TEXT", "Leg", "Plan", "level_values", "plan_queries"]
@@ -176,6 +177,8 @@ def _checked_plan(generation: Generation, models: Mapping[str, DerivedModel], qu
     legs = [_leg(generation, query, item, f"retrievers[{position}]") for position, item in enumerate(retrievers)]
     if len(legs) > 1 and not any(leg.weight > 0 for leg in legs):
         raise InvalidQueryError("at least one retriever has a weight above 0", field="retrievers")
+    if kept := edits_of(generation, query.profile):
+        query = replace(query, edits=(*kept, *query.edits))
     steering = steering_of(generation, models, query.edits)
     for leg in legs:
         leg.steering = next((s for s in steering if leg.field.name in (s.field.name, s.source)), None)
@@ -183,7 +186,7 @@ def _checked_plan(generation: Generation, models: Mapping[str, DerivedModel], qu
     conditions = conditions_of(generation, models, query.edits)
     plan = Plan(query, legs, node, conditions, overlaps_of(generation, models, query.overlaps), [])
     for item in steering:
-        if item.deltas and not any(leg.steering is item for leg in legs):
+        if not any(leg.steering is item for leg in legs):
             plan.warnings.append(f"edits of {item.field.name!r} move nothing: no retriever uses it or {item.source!r}")
     return plan
 
@@ -333,8 +336,8 @@ def _fill(generation: Generation, models: Mapping[str, DerivedModel], legs: Sequ
         assert leg.vector is not None
         if isinstance(leg.field.spec, DenseField):
             leg.base = leg.query = leg.vector
-            if leg.steering is not None and leg.steering.deltas:
-                leg.query = leg.vector = leg.steering.move(leg.vector)
+            if leg.steering is not None:
+                leg.query = leg.vector = leg.steering.move(leg.vector, leg.steering.of_vector(leg.vector))
         else:
             _fill_sae(leg, models[leg.field.name])
     for leg in legs:
@@ -396,12 +399,15 @@ def _fill_sae(leg: Leg, model: DerivedModel) -> None:
     base = model.query_row(leg.base_vector, leg.scorer)
     leg.base, leg.base_whole = leg.query, leg.whole = _sae_queries(leg, model, base)
     leg.label = lambda index: model.sae.labels[index] if index < len(model.sae.labels) else str(index)
-    if leg.steering is None or not leg.steering.deltas:
+    if leg.steering is None:
         return
     # Edits are of activations, so they come before the field's weighting.
-    leg.vector = leg.steering.move(leg.base_vector)
-    moved = model.query_row(leg.vector, "decode") if leg.scorer == "decode" else leg.steering.add_to(base)
-    leg.query, leg.whole = _sae_queries(leg, model, moved, leg.steering.deltas)
+    changes = leg.steering.of_vector(leg.base_vector)
+    if changes:
+        leg.vector = leg.steering.move(leg.base_vector, changes)
+        decode = leg.scorer == "decode"
+        moved = model.query_row(leg.vector, "decode") if decode else leg.steering.add_to(base, changes)
+        leg.query, leg.whole = _sae_queries(leg, model, moved, changes)
 
 
 def _sae_queries(leg: Leg, model: SAEModel, row: SparseRow, always: Collection[int] = ()
@@ -421,8 +427,8 @@ def _steer_sparse(leg: Leg, model: DerivedModel) -> None:
     base = SparseRow(leg.query.terms, values.astype(np.float32))
     leg.base = leg.query = _quantised(leg, base, model)
     leg.label = lambda index: model.sae.labels[index] if index < len(model.sae.labels) else str(index)
-    if leg.steering is not None and leg.steering.deltas:
-        leg.query = _quantised(leg, leg.steering.add_to(base), model)
+    if leg.steering is not None and (changes := leg.steering.differences(activations_of(base))):
+        leg.query = _quantised(leg, leg.steering.add_to(base, changes), model)
 
 
 def level_values(schema: FieldSchema, ids: NDArray[np.uint32], model: DerivedModel | None) -> NDArray[np.float64]:

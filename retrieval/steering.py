@@ -22,59 +22,96 @@ from sparsight.index.schema import DerivedModel, FieldSchema
 from sparsight.retrieval.models import SAEModel
 from sparsight.types import Edit, Overlap, SAEField
 
-__all__ = ["MAX_EDITS", "MAX_STRENGTH", "Steering", "conditions_of", "overlaps_of", "steering_of"]
+__all__ = ["MAX_EDITS", "MAX_STRENGTH", "Move", "Steering", "activations_of", "check_feature", "conditions_of",
+           "overlaps_of", "sae_field", "steering_of"]  # fmt: skip
 
 MAX_EDITS = 256
 MAX_OVERLAPS = 16
 MAX_OVERLAP_FEATURES = 256
 MAX_STRENGTH = 100.0
-_OPERATIONS = ("boost", "suppress", "set", "require", "exclude")
+_MOVES = ("boost", "suppress", "set", "clamp")
+_OPERATIONS = (*_MOVES, "require", "exclude")
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """An edit of an activation, in the activation's own units. Where ``when`` is a latent it is done only if that one's
+    activation is at least ``least``, and above 0."""
+
+    latent: int
+    op: str
+    amount: float
+    when: int | None = None
+    least: float = 0.0
+
+    @property
+    def needs_code(self) -> bool:
+        """Whether the activations decide what it does."""
+        return self.op in ("set", "clamp") or self.when is not None
+
+    def done(self, activations: Mapping[int, float]) -> bool:
+        """Whether it is done for a query with these activations."""
+        if self.when is None:
+            return True
+        found = activations.get(self.when, 0.0)
+        return found > 0 and found >= self.least
+
+    def after(self, base: float, offset: float) -> tuple[float, float]:
+        """What ``base + offset`` becomes, in two parts: so that what is added and taken away again leaves nothing."""
+        if self.op in ("boost", "suppress"):
+            return base, offset + (self.amount if self.op == "boost" else -self.amount)
+        if self.op == "set" or base + offset > self.amount:
+            return 0.0, self.amount
+        return base, offset
 
 
 @dataclass(slots=True)
 class Steering:
-    """The moving edits (boost, suppress, set) of one SAE field.
-
-    ``deltas[f]`` is ``(scale, offset)``: latent f becomes ``z * scale + offset``; scale is 0 after a "set" and
-    1 otherwise.
-    """
+    """The moving edits (boost, suppress, set, clamp) of one SAE field, in order."""
 
     field: FieldSchema
     source: str
     model: SAEModel
-    deltas: dict[int, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    moves: list[Move] = dataclasses.field(default_factory=list)
 
     def differences(self, activations: Mapping[int, float]) -> dict[int, float]:
-        """``z'_f - z_f`` of each edited latent, for a query with these activations."""
-        return {f: activations.get(f, 0.0) * (scale - 1.0) + offset for f, (scale, offset) in self.deltas.items()}
+        """``z'_f - z_f`` of each latent that changes, for a query with these activations."""
+        parts: dict[int, tuple[float, float]] = {}
+        for move in self.moves:
+            if move.done(activations):
+                parts[move.latent] = move.after(*parts.get(move.latent, (activations.get(move.latent, 0.0), 0.0)))
+        found = {f: (base - activations.get(f, 0.0)) + offset for f, (base, offset) in parts.items()}
+        return {f: delta for f, delta in found.items() if delta != 0.0}
 
     def of_vector(self, x: NDArray[np.float32]) -> dict[int, float]:
         """:meth:`differences` for a dense query (D,)."""
-        needs_code = any(scale != 1.0 for scale, _ in self.deltas.values())
         activations: dict[int, float] = {}
-        if needs_code:
+        if any(move.needs_code for move in self.moves):
             code = self.model.sae.document_codes(x[None])
             activations = dict(zip(code.indices.tolist(), code.data.tolist(), strict=True))
         return self.differences(activations)
 
-    def move(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The dense query (D,) with the edits; ``x`` itself when they change nothing."""
-        changes = {f: delta for f, delta in self.of_vector(x).items() if delta != 0.0}
+    def move(self, x: NDArray[np.float32], changes: Mapping[int, float]) -> NDArray[np.float32]:
+        """The dense query (D,) with these :meth:`differences`; ``x`` itself when there are none."""
         if not changes:
             return x
         rows = self.model.sae.W_dec[list(changes)].astype(np.float64)
         return (x + np.array(list(changes.values())) @ rows).astype(np.float32)
 
-    def add_to(self, row: SparseRow) -> SparseRow:
-        """Sparse query weights with the edits added; ``row`` itself when they change nothing."""
-        weights = dict(zip(row.term_ids.tolist(), row.values.tolist(), strict=True))
-        changes = {f: delta for f, delta in self.differences(weights).items() if delta != 0.0}
+    def add_to(self, row: SparseRow, changes: Mapping[int, float]) -> SparseRow:
+        """Sparse query weights with these :meth:`differences` added; ``row`` itself when there are none."""
         if not changes:
             return row
+        weights = activations_of(row)
         for f, delta in changes.items():
             weights[f] = weights.get(f, 0.0) + delta
         kept = sorted(f for f, weight in weights.items() if weight != 0.0)
         return SparseRow(np.array(kept, np.uint32), np.array([weights[f] for f in kept], np.float32))
+
+
+def activations_of(row: SparseRow) -> dict[int, float]:
+    """Weights by latent."""
+    return dict(zip(row.term_ids.tolist(), row.values.tolist(), strict=True))
 
 
 def steering_of(generation: Generation, models: Mapping[str, DerivedModel], edits: Sequence[Edit]) -> list[Steering]:
@@ -90,20 +127,16 @@ def steering_of(generation: Generation, models: Mapping[str, DerivedModel], edit
     found: dict[str, Steering] = {}
     for position, edit in enumerate(edits):
         schema, model = _check(generation, models, edit, f"edits[{position}]")
-        if edit.op not in ("boost", "suppress", "set"):
+        if edit.op not in _MOVES:
             continue
         assert isinstance(schema.spec, SAEField)
         steering = found.setdefault(schema.name, Steering(schema, schema.spec.source, model))
-        amount = edit.strength * float(model.sae.scale[edit.feature])
-        scale, offset = steering.deltas.get(edit.feature, (1.0, 0.0))
-        if edit.op == "set":
-            scale, offset = 0.0, amount
-        else:
-            offset += amount if edit.op == "boost" else -amount
-        steering.deltas[edit.feature] = (scale, offset)
-    for steering in found.values():
-        steering.deltas = {f: change for f, change in steering.deltas.items() if change != (1.0, 0.0)}
-    return [steering for steering in found.values() if steering.deltas]
+        if edit.strength != 0 or edit.op in ("set", "clamp"):
+            scale = model.sae.scale
+            least = 0.0 if edit.when is None else edit.when_strength * float(scale[edit.when])
+            amount = edit.strength * float(scale[edit.feature])
+            steering.moves.append(Move(edit.feature, edit.op, amount, edit.when, least))
+    return [steering for steering in found.values() if steering.moves]
 
 
 def conditions_of(
@@ -146,7 +179,7 @@ def _overlap(generation: Generation, models: Mapping[str, DerivedModel], overlap
             f"an overlap has 1 to {MAX_OVERLAP_FEATURES} features; got {count}", field=f"{place}.features"
         )
     for position, feature in enumerate(overlap.features):
-        _check_feature(schema, model, feature, f"{place}.features[{position}]")
+        check_feature(schema, model, feature, f"{place}.features[{position}]")
         if feature in overlap.features[:position]:
             raise InvalidQueryError(f"feature {feature} is there twice", field=f"{place}.features[{position}]")
     wanted = overlap.at_least
@@ -178,12 +211,21 @@ def _check(
             field=f"{place}.op",
         )
     schema, model = _sae(generation, models, edit.field, f"{place}.field")
-    _check_feature(schema, model, edit.feature, f"{place}.feature")
+    check_feature(schema, model, edit.feature, f"{place}.feature")
     _check_strength(edit.strength, f"{place}.strength")
-    if edit.op in ("require", "exclude", "set") and edit.strength < 0:
+    if edit.op in ("require", "exclude", "set", "clamp") and edit.strength < 0:
         raise InvalidQueryError(
             f"{edit.op} takes a strength of 0 or more; got {edit.strength}", field=f"{place}.strength"
         )
+    if edit.when is not None:
+        if edit.op not in _MOVES:
+            raise InvalidQueryError(f"{edit.op} takes no condition: it is one; got when={edit.when!r:.80}",
+                                    field=f"{place}.when")
+        check_feature(schema, model, edit.when, f"{place}.when")
+        _check_strength(edit.when_strength, f"{place}.when_strength")
+        if edit.when_strength < 0:
+            raise InvalidQueryError(f"when_strength is 0 or more; got {edit.when_strength}",
+                                    field=f"{place}.when_strength")
     return schema, model
 
 
@@ -196,7 +238,8 @@ def _sae(
     return schema, model
 
 
-def _check_feature(schema: FieldSchema, model: SAEModel, feature: int, place: str) -> None:
+def check_feature(schema: FieldSchema, model: SAEModel, feature: int, place: str) -> None:
+    """Raise UnknownFeatureError unless the field has a feature of that index."""
     if isinstance(feature, bool) or not isinstance(feature, int) or not 0 <= feature < model.dimension:
         raise UnknownFeatureError(
             f"field {schema.name!r} has features 0 to {model.dimension - 1}; got {feature!r:.80}", field=place

@@ -32,6 +32,7 @@ from sparsight.service._parts import (
     SEARCH_SECONDS,
     Rpc,
     Steps,
+    call,
     document_parts,
     in_parts,
     moved,
@@ -39,11 +40,10 @@ from sparsight.service._parts import (
 )
 from sparsight.service.convert import enum_to_proto, integer, number, sparse_from_proto, text
 from sparsight.service.convert_collections import (
-    ANY_FIELD,
     SCORERS,
     WEIGHTINGS,
     collection_resource,
-    feature_from_proto,
+    field_resource,
     field_to_proto,
     info_from_proto,
     operation_from_proto,
@@ -59,8 +59,6 @@ from sparsight.service.convert_search import query_to_proto, result_from_proto
 from sparsight.types import (
     CollectionInfo,
     Document,
-    Feature,
-    FeaturePage,
     Field,
     Operation,
     Page,
@@ -86,10 +84,6 @@ WAIT_SECONDS = 20.0
 _MODES = {"document": encoding_pb2.ENCODE_MODE_DOCUMENT, "query": encoding_pb2.ENCODE_MODE_QUERY}
 
 
-def _rpc(service: str, method: str, request: Message, response: type[Message], seconds: float = SEARCH_SECONDS) -> Rpc:
-    return Rpc(f"sparsight.v1.{service}/{method}", request, response, seconds)
-
-
 # --- collections ------------------------------------------------------------------------------------------
 
 
@@ -106,13 +100,13 @@ def create_collection(name: str, fields: Sequence[Field] | None, passages: Passa
     )
     response = collections_pb2.CreateCollectionResponse
     # Longer than other descriptions: a field's encoder may have to be fetched and loaded first.
-    made = yield _rpc("CollectionService", "CreateCollection", request, response, BATCH_SECONDS)
+    made = yield call("CollectionService", "CreateCollection", request, response, BATCH_SECONDS)
     return info_from_proto(made.collection).name
 
 
 def info(name: str) -> Steps[CollectionInfo]:
     request = collections_pb2.GetCollectionRequest(name=collection_resource(name))
-    answer = yield _rpc("CollectionService", "GetCollection", request, collections_pb2.GetCollectionResponse)
+    answer = yield call("CollectionService", "GetCollection", request, collections_pb2.GetCollectionResponse)
     return info_from_proto(answer.collection)
 
 
@@ -121,7 +115,7 @@ def list_collections() -> Steps[list[CollectionInfo]]:
     token = ""
     while True:
         request = collections_pb2.ListCollectionsRequest(page_size=1000, page_token=token)
-        page = yield _rpc("CollectionService", "ListCollections", request, collections_pb2.ListCollectionsResponse)
+        page = yield call("CollectionService", "ListCollections", request, collections_pb2.ListCollectionsResponse)
         found.extend(map(info_from_proto, page.collections))
         if not (token := page.next_page_token):
             return found
@@ -129,19 +123,19 @@ def list_collections() -> Steps[list[CollectionInfo]]:
 
 def drop_collection(name: str) -> Steps[None]:
     request = collections_pb2.DeleteCollectionRequest(name=collection_resource(name))
-    yield _rpc(
+    yield call(
         "CollectionService", "DeleteCollection", request, collections_pb2.DeleteCollectionResponse, BATCH_SECONDS
     )
 
 
 def flush(collection: str) -> Steps[None]:
     request = collections_pb2.FlushCollectionRequest(name=collection_resource(collection))
-    yield _rpc("CollectionService", "FlushCollection", request, collections_pb2.FlushCollectionResponse, BATCH_SECONDS)
+    yield call("CollectionService", "FlushCollection", request, collections_pb2.FlushCollectionResponse, BATCH_SECONDS)
 
 
 def verify(collection: str) -> Steps[VerifyReport]:
     request = collections_pb2.VerifyCollectionRequest(name=collection_resource(collection))
-    answer = yield _rpc(
+    answer = yield call(
         "CollectionService", "VerifyCollection", request, collections_pb2.VerifyCollectionResponse, VERIFY_SECONDS
     )
     return VerifyReport(answer.document_count, answer.segment_count, answer.byte_count, tuple(answer.faults))
@@ -149,7 +143,7 @@ def verify(collection: str) -> Steps[VerifyReport]:
 
 def compact(collection: str, wait: bool) -> Steps[Operation]:
     request = collections_pb2.CompactCollectionRequest(name=collection_resource(collection))
-    started = yield _rpc("CollectionService", "CompactCollection", request, longrunning_pb2.Operation)
+    started = yield call("CollectionService", "CompactCollection", request, longrunning_pb2.Operation)
     operation = operation_from_proto(started)
     return (yield from _finish(operation)) if wait else operation
 
@@ -166,7 +160,7 @@ def upsert(collection: str, documents: Iterable[Document | Mapping[str, Any]], r
             parent=parent, documents=messages, request_id=part_id(base, part)
         )
         try:
-            answer = yield _rpc(
+            answer = yield call(
                 "DocumentService", "UpsertDocuments", request, documents_pb2.UpsertDocumentsResponse, BATCH_SECONDS
             )
         except SparsightError as error:
@@ -186,7 +180,7 @@ def delete(collection: str, ids: Iterable[str], filter: str, request_id: str) ->
         filter=text(filter, "filter"),
         request_id=_request_id(request_id),
     )
-    answer = yield _rpc(
+    answer = yield call(
         "DocumentService", "DeleteDocuments", request, documents_pb2.DeleteDocumentsResponse, BATCH_SECONDS
     )
     return write_from_proto(answer.summary)
@@ -196,7 +190,7 @@ def get(collection: str, id: str, include: Sequence[str]) -> Steps[Document]:
     request = documents_pb2.GetDocumentRequest(
         parent=collection_resource(collection, "collection"), id=text(id, "id"), include=include_to_proto(include)
     )
-    answer = yield _rpc("DocumentService", "GetDocument", request, documents_pb2.GetDocumentResponse)
+    answer = yield call("DocumentService", "GetDocument", request, documents_pb2.GetDocumentResponse)
     return document_from_proto(answer.document)
 
 
@@ -208,7 +202,7 @@ def get_many(collection: str, ids: Iterable[str], include: Sequence[str]) -> Ste
 
     def rpc(part: Sequence[str]) -> Rpc:
         request = documents_pb2.BatchGetDocumentsRequest(parent=parent, ids=part, include=mask)
-        return _rpc("DocumentService", "BatchGetDocuments", request, documents_pb2.BatchGetDocumentsResponse)
+        return call("DocumentService", "BatchGetDocuments", request, documents_pb2.BatchGetDocumentsResponse)
 
     answers = yield from in_parts("ids", wanted, lambda id: 4 * len(id), PART_IDS, rpc)
     return [document_from_proto(item) for answer in answers for item in answer.documents]
@@ -218,7 +212,7 @@ def count(collection: str, filter: str) -> Steps[int]:
     request = documents_pb2.CountDocumentsRequest(
         parent=collection_resource(collection, "collection"), filter=text(filter, "filter")
     )
-    answer = yield _rpc("DocumentService", "CountDocuments", request, documents_pb2.CountDocumentsResponse)
+    answer = yield call("DocumentService", "CountDocuments", request, documents_pb2.CountDocumentsResponse)
     return int(answer.count)
 
 
@@ -231,7 +225,7 @@ def scroll(collection: str, filter: str, page_size: int, page_token: str, includ
         include=include_to_proto(include),
     )
     return page_from_proto(
-        (yield _rpc("DocumentService", "ListDocuments", request, documents_pb2.ListDocumentsResponse))
+        (yield call("DocumentService", "ListDocuments", request, documents_pb2.ListDocumentsResponse))
     )
 
 
@@ -270,7 +264,7 @@ def search(collection: str, query: Query | str, overrides: Mapping[str, Any]) ->
     request = search_pb2.SearchRequest(
         parent=collection_resource(collection, "collection"), query=query_to_proto(as_query(query, overrides))
     )
-    answer = yield _rpc("SearchService", "Search", request, search_pb2.SearchResponse)
+    answer = yield call("SearchService", "Search", request, search_pb2.SearchResponse)
     return result_from_proto(answer.result, 1000 * (time.perf_counter() - started))
 
 
@@ -287,40 +281,21 @@ def batch_search(
 
     def rpc(part: Sequence[search_pb2.Query]) -> Rpc:
         request = search_pb2.BatchSearchRequest(parent=parent, queries=part)
-        return _rpc("SearchService", "BatchSearch", request, search_pb2.BatchSearchResponse, BATCH_SECONDS)
+        return call("SearchService", "BatchSearch", request, search_pb2.BatchSearchResponse, BATCH_SECONDS)
 
     answers = yield from in_parts("queries", messages, lambda message: message.ByteSize(), PART_QUERIES, rpc)
     total_ms = 1000 * (time.perf_counter() - started)
     return [result_from_proto(result, total_ms) for answer in answers for result in answer.results]
 
 
-# --- features and models ----------------------------------------------------------------------------------
-
-
-def features(collection: str, words: str, field: str, page_size: int, page_token: str) -> Steps[FeaturePage]:
-    request = features_pb2.ListFeaturesRequest(
-        parent=_field_resource(collection, field),
-        words=text(words, "words"),
-        page_size=integer(page_size, "page_size", bits=32),
-        page_token=text(page_token, "page_token"),
-    )
-    page = yield _rpc("FeatureService", "ListFeatures", request, features_pb2.ListFeaturesResponse)
-    return FeaturePage(tuple(map(feature_from_proto, page.features)), page.next_page_token)
-
-
-def feature(collection: str, index: int, field: str) -> Steps[Feature]:
-    name = f"{_field_resource(collection, field)}/features/{integer(index, 'index')}"
-    answer = yield _rpc(
-        "FeatureService", "GetFeature", features_pb2.GetFeatureRequest(name=name), features_pb2.GetFeatureResponse
-    )
-    return feature_from_proto(answer.feature)
+# --- models ----------------------------------------------------------------------------------
 
 
 def train_sae(
     collection: str, spec: SAEField, n_latents: int, k: int, epochs: int, seed: int, wait: bool
 ) -> Steps[Operation]:
     request = features_pb2.TrainSaeRequest(
-        name=_field_resource(collection, spec.name),
+        name=field_resource(collection, spec.name),
         source=text(spec.source, "source"),
         n_latents=integer(n_latents, "n_latents"),
         k=integer(k, "k"),
@@ -332,7 +307,7 @@ def train_sae(
         k1=number(spec.k1, "k1"),
         rescore=integer(spec.rescore, "rescore"),
     )
-    started = yield _rpc("FeatureService", "TrainSae", request, longrunning_pb2.Operation)
+    started = yield call("FeatureService", "TrainSae", request, longrunning_pb2.Operation)
     operation = operation_from_proto(started)
     return (yield from _finish(operation)) if wait else operation
 
@@ -345,7 +320,7 @@ def encode(model: str, texts: Sequence[str], mode: str) -> Steps[list[SparseVect
 
     def rpc(part: Sequence[str]) -> Rpc:
         request = encoding_pb2.EncodeRequest(model=name, texts=part, mode=number)
-        return _rpc("EncodingService", "Encode", request, encoding_pb2.EncodeResponse, BATCH_SECONDS)
+        return call("EncodingService", "Encode", request, encoding_pb2.EncodeResponse, BATCH_SECONDS)
 
     answers = yield from in_parts("texts", wanted, lambda item: 4 * len(item), PART_IDS, rpc)
     if answers[0].WhichOneof("vectors") == "dense":
@@ -359,12 +334,8 @@ def terms(model: str, indices: Sequence[int]) -> Steps[list[str]]:
         model=text(model, "model"),
         indices=[integer(index, f"indices[{position}]") for position, index in enumerate(indices)],
     )
-    answer = yield _rpc("EncodingService", "BatchGetTerms", request, encoding_pb2.BatchGetTermsResponse, BATCH_SECONDS)
+    answer = yield call("EncodingService", "BatchGetTerms", request, encoding_pb2.BatchGetTermsResponse, BATCH_SECONDS)
     return list(answer.terms)
-
-
-def _field_resource(collection: str, field: str) -> str:
-    return f"{collection_resource(collection, 'collection')}/fields/{text(field, 'field') or ANY_FIELD}"
 
 
 # --- operations -------------------------------------------------------------------------------------------

@@ -16,7 +16,9 @@ _REPEATABLE = {
     "sparsight.v1.CollectionService": ("GetCollection", "ListCollections", "FlushCollection", "VerifyCollection"),
     "sparsight.v1.DocumentService": (),  # all of its methods
     "sparsight.v1.SearchService": (),
-    "sparsight.v1.FeatureService": ("ListFeatures", "GetFeature"),
+    "sparsight.v1.FeatureService": (
+        "ListFeatures", "GetFeature", "FindFeatures", "FindRelatedFeatures", "CompareDocuments"),
+    "sparsight.v1.ProfileService": ("GetProfile", "ListProfiles"),
     "sparsight.v1.EncodingService": (),
     "google.longrunning.Operations": ("GetOperation", "ListOperations", "WaitOperation"),
     "grpc.health.v1.Health": (),

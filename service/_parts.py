@@ -25,6 +25,7 @@ __all__ = [
     "SEARCH_SECONDS",
     "Rpc",
     "Steps",
+    "call",
     "document_parts",
     "in_parts",
     "moved",
@@ -53,6 +54,11 @@ class Rpc(NamedTuple):
 
 
 Steps: TypeAlias = Generator[Rpc, Any, T]
+
+
+def call(service: str, method: str, request: Message, response: type[Message], seconds: float = SEARCH_SECONDS) -> Rpc:
+    """A request to one of our services."""
+    return Rpc(f"sparsight.v1.{service}/{method}", request, response, seconds)
 
 
 def document_parts(

@@ -18,20 +18,25 @@ from grpc_health.v1 import health_pb2
 from numpy.typing import NDArray
 
 from sparsight.errors import ClosedError, SparsightError, UnavailableError
-from sparsight.service import _calls
+from sparsight.service import _calls, _calls_features
 from sparsight.service._channel import channel_options, check_target, check_timeout
 from sparsight.service._parts import Rpc
 from sparsight.service.errors import from_rpc_error
 from sparsight.types import (
     CollectionInfo,
     Document,
+    Edit,
     Feature,
+    FeatureDifference,
     FeaturePage,
+    FeatureWeight,
     Field,
     Operation,
     Page,
     PassageSpec,
+    Profile,
     Query,
+    RelatedFeatures,
     SAEField,
     SearchResult,
     SparseVector,
@@ -306,11 +311,60 @@ class AsyncCollection:
         timeout: float | None = None,
     ) -> FeaturePage:
         """Features of an SAE field: the most frequent first, or the best matches for some words."""
-        return await self._client._run(_calls.features(self.name, words, field, page_size, page_token), timeout)
+        steps = _calls_features.features(self.name, words, field, page_size, page_token)
+        return await self._client._run(steps, timeout)
 
     async def feature(self, index: int, *, field: str = "", timeout: float | None = None) -> Feature:
         """One feature; UnknownFeatureError if there is none of that index."""
-        return await self._client._run(_calls.feature(self.name, index, field), timeout)
+        return await self._client._run(_calls_features.feature(self.name, index, field), timeout)
+
+    async def find_features(
+        self,
+        positives: Sequence[str] = (),
+        negatives: Sequence[str] = (),
+        *,
+        positive_texts: Sequence[str] = (),
+        negative_texts: Sequence[str] = (),
+        field: str = "",
+        count: int = 64,
+        timeout: float | None = None,
+    ) -> tuple[FeatureWeight, ...]:
+        """Features that tell some examples, ids of documents or texts, from others; the most telling first."""
+        texts = (positive_texts, negative_texts)
+        steps = _calls_features.find_features(self.name, (positives, negatives), texts, field, count)
+        return await self._client._run(steps, timeout)
+
+    async def related_features(
+        self, index: int, *, field: str = "", count: int = 10, timeout: float | None = None
+    ) -> RelatedFeatures:
+        """Features that look most the way of one, and most the other way."""
+        return await self._client._run(_calls_features.related_features(self.name, index, field, count), timeout)
+
+    async def compare(
+        self, a: str, b: str, *, field: str = "", count: int = 64, timeout: float | None = None
+    ) -> tuple[FeatureDifference, ...]:
+        """How strong features are in two documents, given by id, the largest differences first."""
+        return await self._client._run(_calls_features.compare(self.name, a, b, field, count), timeout)
+
+    # --- profiles -----------------------------------------------------------------------------------------
+
+    async def save_profile(
+        self, name: str, edits: Sequence[Edit], *, note: str = "", timeout: float | None = None
+    ) -> Profile:
+        """Keep edits under a name, as a new version of it if there is one; queries use it as ``profile="NAME"``."""
+        return await self._client._run(_calls_features.save_profile(self.name, name, edits, note), timeout)
+
+    async def profile(self, name: str, version: int = 0, *, timeout: float | None = None) -> Profile:
+        """A version of a profile, the latest if none is given; UnknownProfileError if it is not there."""
+        return await self._client._run(_calls_features.profile(self.name, name, version), timeout)
+
+    async def profiles(self, *, timeout: float | None = None) -> list[Profile]:
+        """The latest version of every profile, by name."""
+        return await self._client._run(_calls_features.profiles(self.name), timeout)
+
+    async def drop_profile(self, name: str, *, timeout: float | None = None) -> None:
+        """Forget a profile with all its versions; UnknownProfileError if it is not there."""
+        return await self._client._run(_calls_features.drop_profile(self.name, name), timeout)
 
     # --- maintenance --------------------------------------------------------------------------------------
 

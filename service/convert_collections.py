@@ -1,4 +1,4 @@
-"""Collections, features and operations across the wire; the rules are those of :mod:`sparsight.service.convert`."""
+"""Collections and operations across the wire; the rules are those of :mod:`sparsight.service.convert`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from sparsight.types import (
     BM25Field,
     CollectionInfo,
     DenseField,
-    Feature,
     Field,
     Operation,
     PassageSpec,
@@ -37,11 +36,10 @@ __all__ = [
     "WEIGHTINGS",
     "collection_name",
     "collection_resource",
-    "feature_from_proto",
     "feature_name",
-    "feature_to_proto",
     "field_from_proto",
     "field_name",
+    "field_resource",
     "field_to_proto",
     "info_from_proto",
     "info_to_proto",
@@ -49,6 +47,7 @@ __all__ = [
     "operation_to_proto",
     "passages_from_proto",
     "passages_to_proto",
+    "profile_name",
     "sae_options_from_proto",
 ]
 
@@ -72,6 +71,9 @@ _FIELD = re.compile(r"collections/([a-z][a-z0-9_-]{0,62})/fields/(-|[a-z][a-z0-9
 _FEATURE = re.compile(r"collections/([a-z][a-z0-9_-]{0,62})/fields/(-|[a-z][a-z0-9_]{0,62})/features/(-?[0-9]{1,18})")
 
 
+_PROFILE = re.compile(r"collections/([a-z][a-z0-9_-]{0,62})/profiles/([a-z][a-z0-9_-]{0,62})")
+
+
 class FeatureName(NamedTuple):
     """Parts of a feature's resource name; ``field`` is "" for the only SAE field, ``latent`` the index."""
 
@@ -83,6 +85,11 @@ class FeatureName(NamedTuple):
 def collection_resource(collection: str, path: str = "name") -> str:
     """Resource name of a collection. A name that cannot be one is refused by whoever reads it, and only there."""
     return f"collections/{text(collection, path)}"
+
+
+def field_resource(collection: str, field: str) -> str:
+    """Resource name of a field, the collection's only SAE field for ""."""
+    return f"{collection_resource(collection, 'collection')}/fields/{text(field, 'field') or ANY_FIELD}"
 
 
 def collection_name(resource: str, path: str = "parent") -> str:
@@ -101,6 +108,12 @@ def feature_name(resource: str, path: str = "name") -> FeatureName:
     """Parts of ``collections/{collection}/fields/{field}/features/{index}``."""
     match = _match(_FEATURE, resource, "collections/{collection}/fields/{field}/features/{index}", path)
     return FeatureName(match[1], "" if match[2] == ANY_FIELD else match[2], int(match[3]))
+
+
+def profile_name(resource: str, path: str = "name") -> tuple[str, str]:
+    """Collection and profile of ``collections/{collection}/profiles/{profile}``."""
+    match = _match(_PROFILE, resource, "collections/{collection}/profiles/{profile}", path)
+    return match[1], match[2]
 
 
 def _match(pattern: re.Pattern[str], resource: str, shape: str, path: str) -> re.Match[str]:
@@ -258,25 +271,7 @@ def info_from_proto(message: collections_pb2.Collection) -> CollectionInfo:
     )
 
 
-# --- features and operations ------------------------------------------------------------------------------
-
-
-def feature_to_proto(feature: Feature, collection: str) -> features_pb2.Feature:
-    """Message of a feature."""
-    return features_pb2.Feature(
-        name=f"collections/{collection}/fields/{feature.field}/features/{feature.index}",
-        index=feature.index,
-        label=feature.label,
-        density=feature.density,
-        scale=feature.scale,
-        examples=feature.examples,
-        field=feature.field,
-    )
-
-
-def feature_from_proto(message: features_pb2.Feature) -> Feature:
-    """Feature of a message."""
-    return Feature(message.index, message.label, message.density, message.scale, tuple(message.examples), message.field)
+# --- operations -------------------------------------------------------------------------------------------
 
 
 def operation_to_proto(operation: Operation) -> longrunning_pb2.Operation:

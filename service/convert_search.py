@@ -40,7 +40,15 @@ from sparsight.types import (
 )
 from sparsight.v1 import search_pb2
 
-__all__ = ["contributions_from_proto", "query_from_proto", "query_to_proto", "result_from_proto", "result_to_proto"]
+__all__ = [
+    "contributions_from_proto",
+    "edit_from_proto",
+    "edit_to_proto",
+    "query_from_proto",
+    "query_to_proto",
+    "result_from_proto",
+    "result_to_proto",
+]
 
 _OPS = {
     "boost": search_pb2.EDIT_OP_BOOST,
@@ -48,6 +56,7 @@ _OPS = {
     "set": search_pb2.EDIT_OP_SET,
     "require": search_pb2.EDIT_OP_REQUIRE,
     "exclude": search_pb2.EDIT_OP_EXCLUDE,
+    "clamp": search_pb2.EDIT_OP_CLAMP,
 }
 _METHODS = {"convex": search_pb2.FUSION_METHOD_CONVEX, "rrf": search_pb2.FUSION_METHOD_RRF}
 _MODES = {
@@ -71,7 +80,7 @@ def query_to_proto(query: Query, path: str = "") -> search_pb2.Query:
             for position, retriever in enumerate(query.retrievers)
         ],
         filter=text(query.filter, f"{path}filter"),
-        edits=[_edit_to_proto(edit, f"{path}edits[{position}]") for position, edit in enumerate(query.edits)],
+        edits=[edit_to_proto(edit, f"{path}edits[{position}]") for position, edit in enumerate(query.edits)],
         fusion=search_pb2.Fusion(
             method=enum_to_proto(_METHODS, fusion.method, f"{path}fusion.method", InvalidQueryError),
             rank_constant=integer(fusion.rank_constant, f"{path}fusion.rank_constant"),
@@ -79,6 +88,7 @@ def query_to_proto(query: Query, path: str = "") -> search_pb2.Query:
         ),
         k=integer(query.k, f"{path}k"),
         explain=bool(query.explain),
+        profile=text(query.profile, f"{path}profile"),
         include=include_to_proto(query.include, f"{path}include", InvalidQueryError),
         effort=_effort_to_proto(query.effort, f"{path}effort"),
         overlaps=[
@@ -114,14 +124,31 @@ def _retriever_to_proto(retriever: Retriever | str, path: str) -> search_pb2.Ret
     return message
 
 
-def _edit_to_proto(edit: Edit, path: str) -> search_pb2.Edit:
+def edit_to_proto(edit: Edit, path: str) -> search_pb2.Edit:
+    """Message of an edit."""
     if not isinstance(edit, Edit):
         raise InvalidQueryError(f"expected an Edit, got {type(edit).__name__}", field=path)
-    return search_pb2.Edit(
+    message = search_pb2.Edit(
         feature=integer(edit.feature, f"{path}.feature"),
         op=enum_to_proto(_OPS, edit.op, f"{path}.op", InvalidQueryError),
         strength=number(edit.strength, f"{path}.strength"),
         field=text(edit.field, f"{path}.field"),
+        when_strength=number(edit.when_strength, f"{path}.when_strength"),
+    )
+    if edit.when is not None:
+        message.when = integer(edit.when, f"{path}.when")
+    return message
+
+
+def edit_from_proto(message: search_pb2.Edit, path: str) -> Edit:
+    """Edit of a message."""
+    return Edit(
+        feature=message.feature,
+        op=enum_from_proto(_OPS, message.op, "boost", f"{path}.op", InvalidQueryError),
+        strength=message.strength if message.HasField("strength") else 1.0,
+        field=message.field,
+        when=message.when if message.HasField("when") else None,
+        when_strength=message.when_strength,
     )
 
 
@@ -167,14 +194,9 @@ def query_from_proto(message: search_pb2.Query, path: str = "") -> Query:
         ),
         filter=message.filter,
         edits=tuple(
-            Edit(
-                feature=item.feature,
-                op=enum_from_proto(_OPS, item.op, "boost", f"{path}edits[{position}].op", InvalidQueryError),
-                strength=item.strength if item.HasField("strength") else 1.0,
-                field=item.field,
-            )
-            for position, item in enumerate(message.edits)
+            edit_from_proto(item, f"{path}edits[{position}]") for position, item in enumerate(message.edits)
         ),
+        profile=message.profile,
         fusion=Fusion(
             method=enum_from_proto(_METHODS, fusion.method, "convex", f"{path}fusion.method", InvalidQueryError),
             rank_constant=fusion.rank_constant if fusion.HasField("rank_constant") else defaults.rank_constant,

@@ -82,6 +82,7 @@ TABLE: dict[type[SparsightError], Row] = {
     errors.UnknownDocumentError: Row(_C.NOT_FOUND, resource="sparsight/Document"),
     errors.UnknownFieldError: Row(_C.NOT_FOUND, resource="sparsight/Field"),
     errors.UnknownFeatureError: Row(_C.NOT_FOUND, resource="sparsight/Feature"),
+    errors.UnknownProfileError: Row(_C.NOT_FOUND, resource="sparsight/Profile"),
     errors.UnknownOperationError: Row(_C.NOT_FOUND, resource="longrunning.googleapis.com/Operation"),
     errors.AlreadyExistsError: Row(_C.ALREADY_EXISTS),
     errors.FailedPreconditionError: Row(_C.FAILED_PRECONDITION),

@@ -14,14 +14,10 @@ from sparsight.errors import InvalidArgumentError
 from sparsight.service.convert import enum_from_proto, sparse_to_proto
 from sparsight.service.convert_collections import (
     collection_name,
-    feature_name,
-    feature_to_proto,
     field_from_proto,
-    field_name,
     info_to_proto,
     operation_to_proto,
     passages_from_proto,
-    sae_options_from_proto,
 )
 from sparsight.service.convert_documents import (
     document_from_proto,
@@ -31,10 +27,11 @@ from sparsight.service.convert_documents import (
 )
 from sparsight.service.convert_search import query_from_proto, result_to_proto
 from sparsight.service.dispatch import Call
+from sparsight.service.handlers_features import FeatureHandlers
 from sparsight.service.limits import MAX_MESSAGE_BYTES
 from sparsight.service.paging import page_of, page_size_of
 from sparsight.types import Field, SAEField, SparseVector
-from sparsight.v1 import collections_pb2, documents_pb2, encoding_pb2, features_pb2, search_pb2, vectors_pb2
+from sparsight.v1 import collections_pb2, documents_pb2, encoding_pb2, search_pb2, vectors_pb2
 
 if TYPE_CHECKING:
     from sparsight.retrieval.engine import Collection, Database
@@ -80,11 +77,9 @@ class Handlers:
             "DocumentService/DeleteDocuments": ("write", self.delete_documents),
             "SearchService/Search": ("search", self.search),
             "SearchService/BatchSearch": ("search", self.batch_search),
-            "FeatureService/ListFeatures": ("read", self.list_features),
-            "FeatureService/GetFeature": ("read", self.get_feature),
-            "FeatureService/TrainSae": ("admin", self.train_sae),
             "EncodingService/Encode": ("encode", self.encode),
             "EncodingService/BatchGetTerms": ("read", self.batch_get_terms),
+            **FeatureHandlers(self._database).table(),
         }
 
     # --- collections --------------------------------------------------------------------------------------
@@ -190,37 +185,6 @@ class Handlers:
         queries = [query_from_proto(item, f"queries[{position}].") for position, item in enumerate(request.queries)]
         results = collection.batch_search(queries, timeout=call.time_left(), cancel=call.cancel)
         return search_pb2.BatchSearchResponse(results=[result_to_proto(result) for result in results])
-
-    # --- features -----------------------------------------------------------------------------------------
-
-    def list_features(self, request: features_pb2.ListFeaturesRequest, call: Call) -> Message:
-        collection, field = field_name(request.parent)
-        page = self._database.collection(collection).features(
-            request.words, field=field, page_size=page_size_of(request.page_size, 50), page_token=request.page_token
-        )
-        return features_pb2.ListFeaturesResponse(
-            features=[feature_to_proto(item, collection) for item in page.features],
-            next_page_token=page.next_page_token,
-        )
-
-    def get_feature(self, request: features_pb2.GetFeatureRequest, call: Call) -> Message:
-        name = feature_name(request.name)
-        feature = self._database.collection(name.collection).feature(name.latent, field=name.field)
-        return features_pb2.GetFeatureResponse(feature=feature_to_proto(feature, name.collection))
-
-    def train_sae(self, request: features_pb2.TrainSaeRequest, call: Call) -> Message:
-        collection, field = field_name(request.name, "name")
-        operation = self._database.collection(collection).train_sae(
-            field or SAEField().name,
-            source=request.source or SAEField().source,
-            n_latents=request.n_latents,
-            k=request.k if request.HasField("k") else 32,
-            epochs=request.epochs,
-            seed=request.seed,
-            **sae_options_from_proto(request),
-            wait=False,
-        )
-        return operation_to_proto(operation)
 
     # --- encoding -----------------------------------------------------------------------------------------
 

@@ -27,7 +27,7 @@ from sparsight.service.handlers import Handlers
 from sparsight.service.limits import MAX_MESSAGE_BYTES, CallClass, default_classes
 from sparsight.service.logs import make_logger
 from sparsight.service.operations import OperationHandlers
-from sparsight.v1 import collections_pb2, documents_pb2, encoding_pb2, features_pb2, search_pb2
+from sparsight.v1 import collections_pb2, documents_pb2, encoding_pb2, features_pb2, profiles_pb2, search_pb2
 
 if TYPE_CHECKING:
     from sparsight.retrieval.engine import Database
@@ -38,7 +38,8 @@ DEFAULT_PORT = 7625
 
 _DESCRIPTORS = {
     service.full_name: service
-    for module in (collections_pb2, documents_pb2, search_pb2, features_pb2, encoding_pb2, longrunning_pb2)
+    for module in (
+        collections_pb2, documents_pb2, search_pb2, features_pb2, profiles_pb2, encoding_pb2, longrunning_pb2)
     for service in module.DESCRIPTOR.services_by_name.values()
 }
 SERVICES = tuple(_DESCRIPTORS)

@@ -13,6 +13,7 @@
     │   ├── UnknownDocumentError
     │   ├── UnknownFieldError                  a collection has no field of that name
     │   ├── UnknownFeatureError
+    │   ├── UnknownProfileError
     │   └── UnknownOperationError
     ├── AlreadyExistsError (ValueError)        a collection or field of that name exists
     ├── FailedPreconditionError (RuntimeError) right call, wrong state
@@ -68,6 +69,7 @@ __all__ = [
     "UnknownFeatureError",
     "UnknownFieldError",
     "UnknownOperationError",
+    "UnknownProfileError",
 ]
 
 
@@ -136,6 +138,10 @@ class UnknownFieldError(NotFoundError):
 
 class UnknownFeatureError(NotFoundError):
     """The dictionary has no feature of that index."""
+
+
+class UnknownProfileError(NotFoundError):
+    """No steering profile of this name, or it has no such version."""
 
 
 class UnknownOperationError(NotFoundError):

@@ -24,7 +24,9 @@ __all__ = [
     "Effort",
     "Explanation",
     "Feature",
+    "FeatureDifference",
     "FeaturePage",
+    "FeatureWeight",
     "Field",
     "Fusion",
     "Hit",
@@ -34,7 +36,9 @@ __all__ = [
     "Page",
     "Passage",
     "PassageSpec",
+    "Profile",
     "Query",
+    "RelatedFeatures",
     "Retriever",
     "RetrieverScore",
     "RetrieverWork",
@@ -315,17 +319,59 @@ class Fusion:
 class Edit:
     """One steering edit of a feature (a latent of an SAE field).
 
-    ``op``: "boost" adds ``strength`` to the query's activation, "suppress" takes it away (below 0 it pushes
-    documents with the feature down), "set" replaces it, "require" keeps documents whose activation is at least
-    ``strength``, "exclude" drops them. Strength 1.0 is the 90 % quantile of the feature's own positive activations
-    in the data the SAE was trained on. For require and exclude, strength 0 means "active at all". An empty list of
-    edits, or boost and suppress with strength 0, change nothing, bit for bit. Edits of one feature apply in order.
+    Attributes
+    ----------
+    feature : int
+    op : str
+        "boost" adds ``strength`` to the query's activation, "suppress" takes it away (below 0 it pushes documents with
+        the feature down), "set" replaces it, "clamp" lets it be at most ``strength``, "require" keeps documents whose
+        activation is at least ``strength``, "exclude" drops them.
+    strength : float
+        1.0 is the 90 % quantile of the feature's own positive activations in the data the SAE was trained on. For
+        require and exclude, 0 means "active at all".
+    field : str
+        The SAE field; "" is the collection's only one.
+    when : int or None
+        A feature of the same field: a boost, suppress, set or clamp is done only where the query's own activation of
+        it, before all edits, is at least ``when_strength``; 0 is "active at all".
+    when_strength : float
+
+    Notes
+    -----
+    An empty list of edits, or boost and suppress with strength 0, change nothing, bit for bit. Edits of one feature
+    apply in order.
     """
 
     feature: int
-    op: Literal["boost", "suppress", "set", "require", "exclude"] = "boost"
+    op: Literal["boost", "suppress", "set", "clamp", "require", "exclude"] = "boost"
     strength: float = 1.0
     field: str = ""
+    when: int | None = None
+    when_strength: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Edits that are kept under a name, to be used by queries.
+
+    Attributes
+    ----------
+    name : str
+    version : int
+        From 1; each saving makes another.
+    edits : tuple of Edit
+        With the field's name filled in.
+    note : str
+        What it is for.
+    created : float
+        Seconds since 1970.
+    """
+
+    name: str
+    version: int
+    edits: tuple[Edit, ...]
+    note: str = ""
+    created: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -402,6 +448,8 @@ class Query:
         Boolean expression over metadata, e.g. ``year >= 2015 and cat in ["cs.CL", "cs.IR"]``; "" is none.
     edits : sequence of Edit
         Steering of dense and SAE retrievers; require and exclude hold for all.
+    profile : str
+        A saved profile whose edits are done before the query's own: its name, for the latest version, or "name@3".
     overlaps : sequence of Overlap
         At most 16; a document must satisfy all of them.
     fusion : Fusion
@@ -430,6 +478,7 @@ class Query:
     include: Sequence[str] = ("title", "text", "metadata", "passage")
     effort: Effort = Effort()
     overlaps: Sequence[Overlap] = ()
+    profile: str = ""
 
 
 # --- answers ----------------------------------------------------------------------------------------------
@@ -627,6 +676,46 @@ class Feature:
     scale: float = 0.0
     examples: tuple[str, ...] = ()
     field: str = "sae"
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureWeight:
+    """A feature that was looked for, and how much of it.
+
+    Attributes
+    ----------
+    feature : Feature
+    weight : float
+        Of features found from examples: the strength, in units of the feature's own, that it has in a step of length 1
+        towards the examples, all of them together. Of features related to another: the cosine of their directions.
+    share : float
+        Of features found from examples: share of the positives that it is active on.
+    """
+
+    feature: Feature
+    weight: float
+    share: float = 0.0
+
+    def edit(self, step: float) -> Edit:
+        """The feature's part in a step of that length towards the examples; 0.3 to 0.5 is a good one for unit rows."""
+        return Edit(self.feature.index, "boost", step * self.weight, self.feature.field)
+
+
+@dataclass(frozen=True, slots=True)
+class RelatedFeatures:
+    """Features whose directions are most like that of one, and most unlike: weights are cosines, above and below 0."""
+
+    nearest: tuple[FeatureWeight, ...]
+    opposite: tuple[FeatureWeight, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureDifference:
+    """How strong a feature is in two documents, in units of its own; 0 is not active."""
+
+    feature: Feature
+    a: float
+    b: float
 
 
 @dataclass(frozen=True, slots=True)

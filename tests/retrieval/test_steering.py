@@ -256,3 +256,52 @@ def test_features_are_found_by_their_words(things: Collection) -> None:
     second = things.features(page_size=5, page_token=every.next_page_token)
     assert not {f.index for f in every.features} & {f.index for f in second.features}
     assert [f.density for f in every.features] == sorted((f.density for f in every.features), reverse=True)
+
+
+def _active(things: Collection, dense: np.ndarray) -> dict[int, float]:
+    """The query's own activations, in units of each feature's own."""
+    return {item.feature.index: item.a for item in things.compare("doc-0", "doc-1") if item.a > 0}
+
+
+@pytest.mark.parametrize("field", ["vec", "sae"])
+def test_a_clamp_is_a_set_where_it_binds_and_nothing_elsewhere(
+    things: Collection, dense_of: np.ndarray, field: str
+) -> None:
+    plain = _numbers(things.search(_query(dense_of, field=field)))
+    feature, strength = max(_active(things, dense_of).items(), key=lambda item: item[1])
+    clamped = _numbers(things.search(_query(dense_of, Edit(feature, "clamp", strength / 2), field=field)))
+    assert clamped == _numbers(things.search(_query(dense_of, Edit(feature, "set", strength / 2), field=field)))
+    assert clamped != plain
+    assert _numbers(things.search(_query(dense_of, Edit(feature, "clamp", strength * 2), field=field))) == plain
+    after_a_boost = (Edit(feature, "boost", strength), Edit(feature, "clamp", strength / 2))
+    assert _numbers(things.search(_query(dense_of, *after_a_boost, field=field))) == clamped
+
+
+@pytest.mark.parametrize("field", ["vec", "sae"])
+def test_a_condition_on_the_querys_own_features(things: Collection, dense_of: np.ndarray, field: str) -> None:
+    plain = _numbers(things.search(_query(dense_of, field=field)))
+    on, strength = max(_active(things, dense_of).items(), key=lambda item: item[1])
+    off = next(f for f in range(64) if f not in _active(things, dense_of))
+    target = _feature_for(things, "market")
+    boosted = _numbers(things.search(_query(dense_of, Edit(target, "boost", 2.0), field=field)))
+    assert boosted != plain
+    for when, least, expected in ((on, 0.0, boosted), (on, 0.9 * strength, boosted), (on, 1.1 * strength, plain),
+                                  (off, 0.0, plain)):  # fmt: skip
+        edit = Edit(target, "boost", 2.0, when=when, when_strength=least)
+        assert _numbers(things.search(_query(dense_of, edit, field=field))) == expected
+    # The condition is on the query before all edits.
+    opened = (Edit(off, "boost", 2.0), Edit(target, "boost", 2.0, when=off))
+    assert _numbers(things.search(_query(dense_of, *opened, field=field))) == _numbers(
+        things.search(_query(dense_of, opened[0], field=field)))
+
+
+def test_what_is_wrong_with_a_condition_is_named(things: Collection, dense_of: np.ndarray) -> None:
+    for edit, place in ((Edit(1, "require", when=2), "edits[0].when"),
+                        (Edit(1, "boost", when=2, when_strength=-1.0), "edits[0].when_strength"),
+                        (Edit(1, "clamp", -1.0), "edits[0].strength")):  # fmt: skip
+        with pytest.raises(InvalidQueryError) as caught:
+            things.search(_query(dense_of, edit))
+        assert caught.value.field == place
+    with pytest.raises(UnknownFeatureError) as unknown:
+        things.search(_query(dense_of, Edit(1, "boost", when=64)))
+    assert unknown.value.field == "edits[0].when"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from sparsight.errors import InvalidArgumentError, InvalidQueryError, InvalidVectorError
-from sparsight.service import convert, convert_collections, convert_documents, convert_search
+from sparsight.service import convert, convert_collections, convert_documents, convert_features, convert_search
 from sparsight.types import (
     BM25Field,
     CollectionInfo,
@@ -30,6 +30,7 @@ from sparsight.types import (
     Overlap,
     Passage,
     PassageSpec,
+    Profile,
     Query,
     Retriever,
     RetrieverScore,
@@ -290,11 +291,20 @@ def test_operation_round_trip(operation: Operation) -> None:
     assert convert_collections.operation_from_proto(convert_collections.operation_to_proto(operation)) == operation
 
 
+def test_profiles_and_conditions_round_trip() -> None:
+    edits = (Edit(0, "clamp", 0.0, "sae", when=0, when_strength=0.25), Edit(3, "require", 1.5, "sae"))
+    profile = Profile("market", 3, edits, "up with markets", 1764287411.25)
+    assert convert_features.profile_from_proto(convert_features.profile_to_proto(profile, "papers")) == profile
+    query = Query("x", edits=edits, profile="market@3")
+    assert convert_search.query_from_proto(convert_search.query_to_proto(query)).edits == edits
+    assert convert_search.query_from_proto(convert_search.query_to_proto(query)).profile == "market@3"
+
+
 def test_feature_and_write_round_trip() -> None:
     feature = Feature(12, "sparse codes", 0.01, 0.5, ("one", "two"), "sae")
-    message = convert_collections.feature_to_proto(feature, "papers")
+    message = convert_features.feature_to_proto(feature, "papers")
     assert message.name == "collections/papers/fields/sae/features/12"
-    assert convert_collections.feature_from_proto(message) == feature
+    assert convert_features.feature_from_proto(message) == feature
     written = WriteResult(1, 2, 3, 4, 5, 6)
     assert convert_documents.write_from_proto(convert_documents.write_to_proto(written)) == written
 
@@ -403,6 +413,8 @@ def test_numpy_scalars_are_numbers() -> None:
         (Query(edits=["x"]), "edits[0]"),
         (Query(edits=[Edit(1), Edit(0.5)]), "edits[1].feature"),
         (Query(edits=[Edit(1, strength=None)]), "edits[0].strength"),
+        (Query(edits=[Edit(1, when="x")]), "edits[0].when"),
+        (Query(profile=3), "profile"),
         (Query(retrievers=[3]), "retrievers[0]"),
         (Query(retrievers=[Retriever("a", weight="x")]), "retrievers[0].weight"),
         (Query(include=("title", "all")), "include"),

@@ -24,7 +24,15 @@ from sparsight.service.errors import DETAILS_KEY
 from sparsight.service.limits import MAX_MESSAGE_BYTES
 from sparsight.service.server import ServerThread
 from sparsight.types import BM25Field, DenseField, Document, SparseField, SparseVector
-from sparsight.v1 import collections_pb2, documents_pb2, encoding_pb2, features_pb2, search_pb2, vectors_pb2
+from sparsight.v1 import (
+    collections_pb2,
+    documents_pb2,
+    encoding_pb2,
+    features_pb2,
+    profiles_pb2,
+    search_pb2,
+    vectors_pb2,
+)
 
 P = "collections/papers"
 INVALID, MISSING = StatusCode.INVALID_ARGUMENT, StatusCode.NOT_FOUND
@@ -434,6 +442,45 @@ for _index, _code, _says in (("16", MISSING, "UNKNOWN_FEATURE"), ("-1", MISSING,
     row(f"feature {_index!r}", "FeatureService/GetFeature",
         features_pb2.GetFeatureRequest(name=f"{P}/fields/sae/features/{_index}"),
         "index" if _code is MISSING else "name", _says, _code)
+for _what, _parts, _path, _says, _code in (
+    ("no examples", {}, "positives", "at least one positive", INVALID),
+    ("unknown document", {"positives": ["nope"]}, "positives[0]", "nope", MISSING),
+    ("empty id", {"positives": [""]}, "positives[0]", "id", INVALID),
+    ("too many", {"positives": ["x"] * 1001}, "positives", "1,000", INVALID),
+    ("texts where there is no encoder", {"positive_texts": ["x"]}, "vec", "NO_ENCODER",
+     grpc.StatusCode.FAILED_PRECONDITION),
+    ("count of 0", {"positives": ["d1"], "count": 0}, "count", "1 to 256", INVALID),
+    ("field that is no SAE", {"parent": f"{P}/fields/bm25", "positives": ["d1"]}, "field", "no features", INVALID),
+    ("parent of no form", {"parent": P, "positives": ["d1"]}, "parent", "INVALID_RESOURCE_NAME", INVALID),
+):
+    row(f"find features: {_what}", "FeatureService/FindFeatures",
+        features_pb2.FindFeaturesRequest(**{"parent": f"{P}/fields/-", **_parts}), _path, _says, _code)
+row("related: unknown", "FeatureService/FindRelatedFeatures",
+    features_pb2.FindRelatedFeaturesRequest(name=f"{P}/fields/-/features/16"), "index", "UNKNOWN_FEATURE", MISSING)
+row("related: count", "FeatureService/FindRelatedFeatures",
+    features_pb2.FindRelatedFeaturesRequest(name=f"{P}/fields/-/features/1", count=257), "count", "1 to 256")
+row("compare: unknown", "FeatureService/CompareDocuments",
+    features_pb2.CompareDocumentsRequest(parent=f"{P}/fields/-", a="nope", b="d1"), "a[0]", "nope", MISSING)
+for _what, _profile, _path, _says, _code in (
+    ("none", {}, "profile.name", "INVALID_RESOURCE_NAME", INVALID),
+    ("name with capitals", {"name": f"{P}/profiles/Big"}, "profile.name", "INVALID_RESOURCE_NAME", INVALID),
+    ("no edits", {"name": f"{P}/profiles/x"}, "edits", "at least one edit", INVALID),
+    ("unknown feature", {"name": f"{P}/profiles/x", "edits": [search_pb2.Edit(feature=16)]}, "edits[0].feature",
+     "UNKNOWN_FEATURE", MISSING),
+    ("operation of no name", {"name": f"{P}/profiles/x", "edits": [search_pb2.Edit(op=99)]}, "edits[0].op",
+     "number 99", INVALID),
+):
+    row(f"save profile: {_what}", "ProfileService/SaveProfile",
+        profiles_pb2.SaveProfileRequest(profile=profiles_pb2.Profile(**_profile)), _path, _says, _code)
+row("save profile: no profile", "ProfileService/SaveProfile", profiles_pb2.SaveProfileRequest(), "profile", "got none")
+row("get profile: unknown", "ProfileService/GetProfile",
+    profiles_pb2.GetProfileRequest(name=f"{P}/profiles/nope"), "name", "UNKNOWN_PROFILE", MISSING)
+row("delete profile: unknown", "ProfileService/DeleteProfile",
+    profiles_pb2.DeleteProfileRequest(name=f"{P}/profiles/nope"), "name", "UNKNOWN_PROFILE", MISSING)
+row("list profiles: bad token", "ProfileService/ListProfiles",
+    profiles_pb2.ListProfilesRequest(parent=P, page_token="AAAA"), "page_token", "page token")
+row("search: unknown profile", "SearchService/Search", search_pb2.SearchRequest(
+    parent=P, query=search_pb2.Query(text="x", profile="nope")), "profile", "UNKNOWN_PROFILE", MISSING)
 for _what, _parts, _path, _says, _code in (
     ("unknown source", {"source": "nope"}, "source", "UNKNOWN_FIELD", MISSING),
     ("source that is not dense", {"source": "bm25"}, "source", "dense", INVALID),

@@ -182,6 +182,24 @@ def test_features_equal_embedded(papers: EmbeddedCollection, remote: Collection)
     assert plain(remote.features("word3", field="sae")) == plain(papers.features("word3", field="sae"))
     assert plain(remote.feature(7)) == plain(papers.feature(7))
     assert type(refused(errors.UnknownFeatureError, lambda: remote.feature(99)))
+    ids = [document.id for document in papers.scroll(page_size=4).documents]
+    for ask in (lambda c: c.find_features(ids[:2], ids[2:3], count=5), lambda c: c.related_features(7, count=3),
+                lambda c: c.compare(ids[0], ids[3], count=6)):  # fmt: skip
+        assert plain(ask(remote)) == plain(ask(papers)) and ask(remote)
+
+
+def test_profiles_equal_embedded(papers: EmbeddedCollection, remote: Collection) -> None:
+    edits = [Edit(7, "boost", 1.5), Edit(3, "clamp", 0.5, when=7, when_strength=0.1)]
+    saved = remote.save_profile("up", edits, note="for tests")
+    assert saved.version == 1 and [(edit.feature, edit.when) for edit in saved.edits] == [(7, None), (3, 7)]
+    assert remote.save_profile("up", edits[:1]).version == 2
+    assert plain(remote.profile("up", 1)) == plain(papers.profile("up", 1))
+    assert plain(remote.profiles()) == plain(papers.profiles()) and len(remote.profiles()) == 1
+    query = Query(retrievers=[Retriever("vec", dense=VEC)], profile="up@1", explain=True)
+    assert plain(remote.search(query)) == plain(papers.search(query))
+    assert plain(remote.search(query)) == plain(papers.search(dataclasses.replace(query, profile="", edits=edits)))
+    remote.drop_profile("up")
+    assert papers.profiles() == [] and refused(errors.UnknownProfileError, lambda: remote.profile("up"))
 
 
 ERRORS: dict[str, Callable[[Any], Any]] = {

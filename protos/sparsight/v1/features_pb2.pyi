@@ -176,6 +176,266 @@ class GetFeatureResponse(_message.Message):
 Global___GetFeatureResponse: _TypeAlias = GetFeatureResponse  # noqa: Y015
 
 @_typing.final
+class FeatureWeight(_message.Message):
+    """A feature that was looked for, and how much of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FEATURE_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    weight: _builtins.float
+    """Of features found from examples: the strength, in the feature's own unit, that it has in a step of length 1 towards
+    the examples. Of related features: the cosine of both directions. Never zero.
+    """
+    share: _builtins.float
+    """Of features found from examples: share of the positives that it is active on. Zero: of none."""
+    @_builtins.property
+    def feature(self) -> Global___Feature:
+        """The feature."""
+
+    def __init__(
+        self,
+        *,
+        feature: Global___Feature | None = ...,
+        weight: _builtins.float = ...,
+        share: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["feature", b"feature"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["feature", b"feature", "share", b"share", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FeatureWeight: _TypeAlias = FeatureWeight  # noqa: Y015
+
+@_typing.final
+class FindFeaturesRequest(_message.Message):
+    """Request of FindFeatures."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    POSITIVES_FIELD_NUMBER: _builtins.int
+    NEGATIVES_FIELD_NUMBER: _builtins.int
+    POSITIVE_TEXTS_FIELD_NUMBER: _builtins.int
+    NEGATIVE_TEXTS_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """`collections/{collection}/fields/{field}`, {field} `-` for the only SAE field. Empty: refused."""
+    count: _builtins.int
+    """Features at most, 1 to 256. Absent: 64. Zero: refused."""
+    @_builtins.property
+    def positives(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of documents that have what is looked for; with `positive_texts` 1 to 1,000. Empty: texts alone."""
+
+    @_builtins.property
+    def negatives(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of documents that do not, at most 1,000. Empty: texts, or what the autoencoder was trained on."""
+
+    @_builtins.property
+    def positive_texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Texts that have what is looked for. Empty: documents alone."""
+
+    @_builtins.property
+    def negative_texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Texts that do not, at most 1,000. Empty: documents alone."""
+
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        positives: _abc.Iterable[_builtins.str] | None = ...,
+        negatives: _abc.Iterable[_builtins.str] | None = ...,
+        positive_texts: _abc.Iterable[_builtins.str] | None = ...,
+        negative_texts: _abc.Iterable[_builtins.str] | None = ...,
+        count: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_count", b"_count", "count", b"count"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_count", b"_count", "count", b"count", "negative_texts", b"negative_texts", "negatives", b"negatives", "parent", b"parent", "positive_texts", b"positive_texts", "positives", b"positives"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__count: _TypeAlias = _typing.Literal["count"]  # noqa: Y015
+    _WhichOneofArgType__count: _TypeAlias = _typing.Literal["_count", b"_count"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__count) -> _WhichOneofReturnType__count | None: ...
+
+Global___FindFeaturesRequest: _TypeAlias = FindFeaturesRequest  # noqa: Y015
+
+@_typing.final
+class FindFeaturesResponse(_message.Message):
+    """Response of FindFeatures."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FEATURES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def features(self) -> _containers.RepeatedCompositeFieldContainer[Global___FeatureWeight]:
+        """The features. Empty: none tells them apart."""
+
+    def __init__(
+        self,
+        *,
+        features: _abc.Iterable[Global___FeatureWeight] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindFeaturesResponse: _TypeAlias = FindFeaturesResponse  # noqa: Y015
+
+@_typing.final
+class FindRelatedFeaturesRequest(_message.Message):
+    """Request of FindRelatedFeatures."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`collections/{collection}/fields/{field}/features/{index}`, {field} `-` for the only SAE field. Empty: refused."""
+    count: _builtins.int
+    """Features of each kind at most, 1 to 256. Absent: 10. Zero: refused."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        count: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_count", b"_count", "count", b"count"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_count", b"_count", "count", b"count", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__count: _TypeAlias = _typing.Literal["count"]  # noqa: Y015
+    _WhichOneofArgType__count: _TypeAlias = _typing.Literal["_count", b"_count"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__count) -> _WhichOneofReturnType__count | None: ...
+
+Global___FindRelatedFeaturesRequest: _TypeAlias = FindRelatedFeaturesRequest  # noqa: Y015
+
+@_typing.final
+class FindRelatedFeaturesResponse(_message.Message):
+    """Response of FindRelatedFeatures."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NEAREST_FIELD_NUMBER: _builtins.int
+    OPPOSITE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def nearest(self) -> _containers.RepeatedCompositeFieldContainer[Global___FeatureWeight]:
+        """The most alike first."""
+
+    @_builtins.property
+    def opposite(self) -> _containers.RepeatedCompositeFieldContainer[Global___FeatureWeight]:
+        """The most unlike first."""
+
+    def __init__(
+        self,
+        *,
+        nearest: _abc.Iterable[Global___FeatureWeight] | None = ...,
+        opposite: _abc.Iterable[Global___FeatureWeight] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["nearest", b"nearest", "opposite", b"opposite"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindRelatedFeaturesResponse: _TypeAlias = FindRelatedFeaturesResponse  # noqa: Y015
+
+@_typing.final
+class FeatureDifference(_message.Message):
+    """How strong a feature is in two documents."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FEATURE_FIELD_NUMBER: _builtins.int
+    A_FIELD_NUMBER: _builtins.int
+    B_FIELD_NUMBER: _builtins.int
+    a: _builtins.float
+    """In the first, by its strongest passage, in the feature's own unit. Zero: not active."""
+    b: _builtins.float
+    """In the second. Zero: not active."""
+    @_builtins.property
+    def feature(self) -> Global___Feature:
+        """The feature."""
+
+    def __init__(
+        self,
+        *,
+        feature: Global___Feature | None = ...,
+        a: _builtins.float = ...,
+        b: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["feature", b"feature"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["a", b"a", "b", b"b", "feature", b"feature"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FeatureDifference: _TypeAlias = FeatureDifference  # noqa: Y015
+
+@_typing.final
+class CompareDocumentsRequest(_message.Message):
+    """Request of CompareDocuments."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    A_FIELD_NUMBER: _builtins.int
+    B_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """`collections/{collection}/fields/{field}`, {field} `-` for the only SAE field. Empty: refused."""
+    a: _builtins.str
+    """Id of the first document. Empty: refused."""
+    b: _builtins.str
+    """Id of the second document. Empty: refused."""
+    count: _builtins.int
+    """Features at most, 1 to 256. Absent: 64. Zero: refused."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        a: _builtins.str = ...,
+        b: _builtins.str = ...,
+        count: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_count", b"_count", "count", b"count"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_count", b"_count", "a", b"a", "b", b"b", "count", b"count", "parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__count: _TypeAlias = _typing.Literal["count"]  # noqa: Y015
+    _WhichOneofArgType__count: _TypeAlias = _typing.Literal["_count", b"_count"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__count) -> _WhichOneofReturnType__count | None: ...
+
+Global___CompareDocumentsRequest: _TypeAlias = CompareDocumentsRequest  # noqa: Y015
+
+@_typing.final
+class CompareDocumentsResponse(_message.Message):
+    """Response of CompareDocuments."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FEATURES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def features(self) -> _containers.RepeatedCompositeFieldContainer[Global___FeatureDifference]:
+        """The largest differences first."""
+
+    def __init__(
+        self,
+        *,
+        features: _abc.Iterable[Global___FeatureDifference] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompareDocumentsResponse: _TypeAlias = CompareDocumentsResponse  # noqa: Y015
+
+@_typing.final
 class TrainSaeRequest(_message.Message):
     """Request of TrainSae."""
 

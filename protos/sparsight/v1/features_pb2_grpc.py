@@ -50,6 +50,21 @@ class FeatureServiceStub:
                 request_serializer=sparsight_dot_v1_dot_features__pb2.GetFeatureRequest.SerializeToString,
                 response_deserializer=sparsight_dot_v1_dot_features__pb2.GetFeatureResponse.FromString,
                 _registered_method=True)
+        self.FindFeatures = channel.unary_unary(
+                '/sparsight.v1.FeatureService/FindFeatures',
+                request_serializer=sparsight_dot_v1_dot_features__pb2.FindFeaturesRequest.SerializeToString,
+                response_deserializer=sparsight_dot_v1_dot_features__pb2.FindFeaturesResponse.FromString,
+                _registered_method=True)
+        self.FindRelatedFeatures = channel.unary_unary(
+                '/sparsight.v1.FeatureService/FindRelatedFeatures',
+                request_serializer=sparsight_dot_v1_dot_features__pb2.FindRelatedFeaturesRequest.SerializeToString,
+                response_deserializer=sparsight_dot_v1_dot_features__pb2.FindRelatedFeaturesResponse.FromString,
+                _registered_method=True)
+        self.CompareDocuments = channel.unary_unary(
+                '/sparsight.v1.FeatureService/CompareDocuments',
+                request_serializer=sparsight_dot_v1_dot_features__pb2.CompareDocumentsRequest.SerializeToString,
+                response_deserializer=sparsight_dot_v1_dot_features__pb2.CompareDocumentsResponse.FromString,
+                _registered_method=True)
         self.TrainSae = channel.unary_unary(
                 '/sparsight.v1.FeatureService/TrainSae',
                 request_serializer=sparsight_dot_v1_dot_features__pb2.TrainSaeRequest.SerializeToString,
@@ -79,6 +94,27 @@ class FeatureServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FindFeatures(self, request, context):
+        """Finds features that tell some examples from others, the most telling first. Changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FindRelatedFeatures(self, request, context):
+        """Features whose directions are most like that of one, and most unlike.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CompareDocuments(self, request, context):
+        """Compares two documents by their features.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def TrainSae(self, request, context):
         """Trains a sparse autoencoder on a dense field's vectors and fills an SAE field with its codes. Runs in the background:
         poll the returned operation.
@@ -101,6 +137,21 @@ def add_FeatureServiceServicer_to_server(servicer, server):
                     servicer.GetFeature,
                     request_deserializer=sparsight_dot_v1_dot_features__pb2.GetFeatureRequest.FromString,
                     response_serializer=sparsight_dot_v1_dot_features__pb2.GetFeatureResponse.SerializeToString,
+            ),
+            'FindFeatures': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindFeatures,
+                    request_deserializer=sparsight_dot_v1_dot_features__pb2.FindFeaturesRequest.FromString,
+                    response_serializer=sparsight_dot_v1_dot_features__pb2.FindFeaturesResponse.SerializeToString,
+            ),
+            'FindRelatedFeatures': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindRelatedFeatures,
+                    request_deserializer=sparsight_dot_v1_dot_features__pb2.FindRelatedFeaturesRequest.FromString,
+                    response_serializer=sparsight_dot_v1_dot_features__pb2.FindRelatedFeaturesResponse.SerializeToString,
+            ),
+            'CompareDocuments': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompareDocuments,
+                    request_deserializer=sparsight_dot_v1_dot_features__pb2.CompareDocumentsRequest.FromString,
+                    response_serializer=sparsight_dot_v1_dot_features__pb2.CompareDocumentsResponse.SerializeToString,
             ),
             'TrainSae': grpc.unary_unary_rpc_method_handler(
                     servicer.TrainSae,
@@ -167,6 +218,87 @@ class FeatureService:
             '/sparsight.v1.FeatureService/GetFeature',
             sparsight_dot_v1_dot_features__pb2.GetFeatureRequest.SerializeToString,
             sparsight_dot_v1_dot_features__pb2.GetFeatureResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindFeatures(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sparsight.v1.FeatureService/FindFeatures',
+            sparsight_dot_v1_dot_features__pb2.FindFeaturesRequest.SerializeToString,
+            sparsight_dot_v1_dot_features__pb2.FindFeaturesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindRelatedFeatures(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sparsight.v1.FeatureService/FindRelatedFeatures',
+            sparsight_dot_v1_dot_features__pb2.FindRelatedFeaturesRequest.SerializeToString,
+            sparsight_dot_v1_dot_features__pb2.FindRelatedFeaturesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompareDocuments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sparsight.v1.FeatureService/CompareDocuments',
+            sparsight_dot_v1_dot_features__pb2.CompareDocumentsRequest.SerializeToString,
+            sparsight_dot_v1_dot_features__pb2.CompareDocumentsResponse.FromString,
             options,
             channel_credentials,
             insecure,

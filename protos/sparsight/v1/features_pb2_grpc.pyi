@@ -43,6 +43,12 @@ class FeatureServiceStub:
     """Finds features by words, best first, or lists all, the most frequent first."""
     GetFeature: _grpc.UnaryUnaryMultiCallable[_features_pb2.GetFeatureRequest, _features_pb2.GetFeatureResponse]
     """Describes one feature."""
+    FindFeatures: _grpc.UnaryUnaryMultiCallable[_features_pb2.FindFeaturesRequest, _features_pb2.FindFeaturesResponse]
+    """Finds features that tell some examples from others, the most telling first. Changes nothing."""
+    FindRelatedFeatures: _grpc.UnaryUnaryMultiCallable[_features_pb2.FindRelatedFeaturesRequest, _features_pb2.FindRelatedFeaturesResponse]
+    """Features whose directions are most like that of one, and most unlike."""
+    CompareDocuments: _grpc.UnaryUnaryMultiCallable[_features_pb2.CompareDocumentsRequest, _features_pb2.CompareDocumentsResponse]
+    """Compares two documents by their features."""
     TrainSae: _grpc.UnaryUnaryMultiCallable[_features_pb2.TrainSaeRequest, _operations_pb2.Operation]
     """Trains a sparse autoencoder on a dense field's vectors and fills an SAE field with its codes. Runs in the background:
     poll the returned operation.
@@ -64,6 +70,12 @@ class FeatureServiceAsyncStub(FeatureServiceStub):
     """Finds features by words, best first, or lists all, the most frequent first."""
     GetFeature: _aio.UnaryUnaryMultiCallable[_features_pb2.GetFeatureRequest, _features_pb2.GetFeatureResponse]  # type: ignore[assignment]
     """Describes one feature."""
+    FindFeatures: _aio.UnaryUnaryMultiCallable[_features_pb2.FindFeaturesRequest, _features_pb2.FindFeaturesResponse]  # type: ignore[assignment]
+    """Finds features that tell some examples from others, the most telling first. Changes nothing."""
+    FindRelatedFeatures: _aio.UnaryUnaryMultiCallable[_features_pb2.FindRelatedFeaturesRequest, _features_pb2.FindRelatedFeaturesResponse]  # type: ignore[assignment]
+    """Features whose directions are most like that of one, and most unlike."""
+    CompareDocuments: _aio.UnaryUnaryMultiCallable[_features_pb2.CompareDocumentsRequest, _features_pb2.CompareDocumentsResponse]  # type: ignore[assignment]
+    """Compares two documents by their features."""
     TrainSae: _aio.UnaryUnaryMultiCallable[_features_pb2.TrainSaeRequest, _operations_pb2.Operation]  # type: ignore[assignment]
     """Trains a sparse autoencoder on a dense field's vectors and fills an SAE field with its codes. Runs in the background:
     poll the returned operation.
@@ -94,6 +106,30 @@ class FeatureServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_features_pb2.GetFeatureResponse, _abc.Awaitable[_features_pb2.GetFeatureResponse]]:
         """Describes one feature."""
+
+    @_abc_1.abstractmethod
+    def FindFeatures(
+        self,
+        request: _features_pb2.FindFeaturesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_features_pb2.FindFeaturesResponse, _abc.Awaitable[_features_pb2.FindFeaturesResponse]]:
+        """Finds features that tell some examples from others, the most telling first. Changes nothing."""
+
+    @_abc_1.abstractmethod
+    def FindRelatedFeatures(
+        self,
+        request: _features_pb2.FindRelatedFeaturesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_features_pb2.FindRelatedFeaturesResponse, _abc.Awaitable[_features_pb2.FindRelatedFeaturesResponse]]:
+        """Features whose directions are most like that of one, and most unlike."""
+
+    @_abc_1.abstractmethod
+    def CompareDocuments(
+        self,
+        request: _features_pb2.CompareDocumentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_features_pb2.CompareDocumentsResponse, _abc.Awaitable[_features_pb2.CompareDocumentsResponse]]:
+        """Compares two documents by their features."""
 
     @_abc_1.abstractmethod
     def TrainSae(

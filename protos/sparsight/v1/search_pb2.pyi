@@ -65,6 +65,8 @@ class _EditOpEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EditOp.ValueTy
     """Keeps only documents whose activation is at least `strength`."""
     EDIT_OP_EXCLUDE: _EditOp.ValueType  # 5
     """Drops documents whose activation is at least `strength`."""
+    EDIT_OP_CLAMP: _EditOp.ValueType  # 6
+    """Lets the query's activation be at most `strength`."""
 
 class EditOp(_EditOp, metaclass=_EditOpEnumTypeWrapper):
     """What an edit does."""
@@ -81,6 +83,8 @@ EDIT_OP_REQUIRE: EditOp.ValueType  # 4
 """Keeps only documents whose activation is at least `strength`."""
 EDIT_OP_EXCLUDE: EditOp.ValueType  # 5
 """Drops documents whose activation is at least `strength`."""
+EDIT_OP_CLAMP: EditOp.ValueType  # 6
+"""Lets the query's activation be at most `strength`."""
 Global___EditOp: _TypeAlias = EditOp  # noqa: Y015
 
 class _SearchMode:
@@ -128,6 +132,7 @@ class Query(_message.Message):
     INCLUDE_FIELD_NUMBER: _builtins.int
     EFFORT_FIELD_NUMBER: _builtins.int
     OVERLAPS_FIELD_NUMBER: _builtins.int
+    PROFILE_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """Used by every retriever that brings nothing of its own. Empty: all retrievers bring theirs."""
     filter: _builtins.str
@@ -138,6 +143,8 @@ class Query(_message.Message):
     """Documents must score more than this finite number. Absent: no threshold beyond "something matched". Zero is a threshold of zero."""
     explain: _builtins.bool
     """Return contributions that sum to each hit's score, and for a steered query where the hit stood before."""
+    profile: _builtins.str
+    """A saved profile whose edits are done before the query's own: `NAME`, its latest version, or `NAME@VERSION`. Empty: none."""
     @_builtins.property
     def retrievers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Retriever]:
         """Ways of scoring, fused into one. Empty: every field that can be searched by text."""
@@ -176,10 +183,11 @@ class Query(_message.Message):
         include: _documents_pb2.DocumentMask | None = ...,
         effort: Global___Effort | None = ...,
         overlaps: _abc.Iterable[Global___Overlap] | None = ...,
+        profile: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_k", b"_k", "_min_score", b"_min_score", "effort", b"effort", "fusion", b"fusion", "include", b"include", "k", b"k", "min_score", b"min_score"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_k", b"_k", "_min_score", b"_min_score", "edits", b"edits", "effort", b"effort", "explain", b"explain", "filter", b"filter", "fusion", b"fusion", "include", b"include", "k", b"k", "min_score", b"min_score", "overlaps", b"overlaps", "retrievers", b"retrievers", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_k", b"_k", "_min_score", b"_min_score", "edits", b"edits", "effort", b"effort", "explain", b"explain", "filter", b"filter", "fusion", b"fusion", "include", b"include", "k", b"k", "min_score", b"min_score", "overlaps", b"overlaps", "profile", b"profile", "retrievers", b"retrievers", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__k: _TypeAlias = _typing.Literal["k"]  # noqa: Y015
     _WhichOneofArgType__k: _TypeAlias = _typing.Literal["_k", b"_k"]  # noqa: Y015
@@ -392,6 +400,8 @@ class Edit(_message.Message):
     OP_FIELD_NUMBER: _builtins.int
     STRENGTH_FIELD_NUMBER: _builtins.int
     FIELD_FIELD_NUMBER: _builtins.int
+    WHEN_FIELD_NUMBER: _builtins.int
+    WHEN_STRENGTH_FIELD_NUMBER: _builtins.int
     feature: _builtins.int
     """Index of the feature. Zero is a feature like any other."""
     op: Global___EditOp.ValueType
@@ -400,6 +410,12 @@ class Edit(_message.Message):
     """How much. Absent: 1. Zero: for boost and suppress no change, for require and exclude "active at all"."""
     field: _builtins.str
     """Name of the SAE field. Empty: the collection's only one."""
+    when: _builtins.int
+    """A feature of the same field: a boost, suppress, set or clamp is done only where the query's own activation of it,
+    before all edits, is at least `when_strength`. Absent: always. Zero is a feature like any other.
+    """
+    when_strength: _builtins.float
+    """See `when`, in the unit of `strength`. Zero: active at all."""
     def __init__(
         self,
         *,
@@ -407,14 +423,21 @@ class Edit(_message.Message):
         op: Global___EditOp.ValueType = ...,
         strength: _builtins.float | None = ...,
         field: _builtins.str = ...,
+        when: _builtins.int | None = ...,
+        when_strength: _builtins.float = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_strength", b"_strength", "strength", b"strength"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_strength", b"_strength", "_when", b"_when", "strength", b"strength", "when", b"when"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_strength", b"_strength", "feature", b"feature", "field", b"field", "op", b"op", "strength", b"strength"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_strength", b"_strength", "_when", b"_when", "feature", b"feature", "field", b"field", "op", b"op", "strength", b"strength", "when", b"when", "when_strength", b"when_strength"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__strength: _TypeAlias = _typing.Literal["strength"]  # noqa: Y015
     _WhichOneofArgType__strength: _TypeAlias = _typing.Literal["_strength", b"_strength"]  # noqa: Y015
+    _WhichOneofReturnType__when: _TypeAlias = _typing.Literal["when"]  # noqa: Y015
+    _WhichOneofArgType__when: _TypeAlias = _typing.Literal["_when", b"_when"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__strength) -> _WhichOneofReturnType__strength | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__when) -> _WhichOneofReturnType__when | None: ...
 
 Global___Edit: _TypeAlias = Edit  # noqa: Y015
 

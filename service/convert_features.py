@@ -1,0 +1,112 @@
+"""Features and steering profiles across the wire; the rules are those of :mod:`sparsight.service.convert`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from sparsight.service.convert import text
+from sparsight.service.convert_collections import collection_resource
+from sparsight.service.convert_search import edit_from_proto, edit_to_proto
+from sparsight.types import Edit, Feature, FeatureDifference, FeatureWeight, Profile
+from sparsight.v1 import features_pb2, profiles_pb2, search_pb2
+
+__all__ = [
+    "differences_from_proto",
+    "differences_to_proto",
+    "edits_from_proto",
+    "edits_to_proto",
+    "feature_from_proto",
+    "feature_to_proto",
+    "profile_from_proto",
+    "profile_resource",
+    "profile_to_proto",
+    "weights_from_proto",
+    "weights_to_proto",
+]
+
+
+def feature_to_proto(feature: Feature, collection: str) -> features_pb2.Feature:
+    """Message of a feature."""
+    return features_pb2.Feature(
+        name=f"collections/{collection}/fields/{feature.field}/features/{feature.index}",
+        index=feature.index,
+        label=feature.label,
+        density=feature.density,
+        scale=feature.scale,
+        examples=feature.examples,
+        field=feature.field,
+    )
+
+
+def feature_from_proto(message: features_pb2.Feature) -> Feature:
+    """Feature of a message."""
+    return Feature(message.index, message.label, message.density, message.scale, tuple(message.examples), message.field)
+
+
+def weights_to_proto(found: Iterable[FeatureWeight], collection: str) -> list[features_pb2.FeatureWeight]:
+    """Messages of features with weights."""
+    return [
+        features_pb2.FeatureWeight(
+            feature=feature_to_proto(item.feature, collection), weight=item.weight, share=item.share
+        )
+        for item in found
+    ]
+
+
+def weights_from_proto(messages: Iterable[features_pb2.FeatureWeight]) -> tuple[FeatureWeight, ...]:
+    """Features with weights of messages."""
+    return tuple(FeatureWeight(feature_from_proto(item.feature), item.weight, item.share) for item in messages)
+
+
+def differences_to_proto(found: Iterable[FeatureDifference], collection: str) -> list[features_pb2.FeatureDifference]:
+    """Messages of differences."""
+    return [
+        features_pb2.FeatureDifference(feature=feature_to_proto(item.feature, collection), a=item.a, b=item.b)
+        for item in found
+    ]
+
+
+def differences_from_proto(messages: Iterable[features_pb2.FeatureDifference]) -> tuple[FeatureDifference, ...]:
+    """Differences of messages."""
+    return tuple(FeatureDifference(feature_from_proto(item.feature), item.a, item.b) for item in messages)
+
+
+# --- profiles ---------------------------------------------------------------------------------------------
+
+
+def profile_resource(collection: str, name: str) -> str:
+    """Resource name of a profile. A name that cannot be one is refused by whoever reads it."""
+    return f"{collection_resource(collection, 'collection')}/profiles/{text(name, 'name')}"
+
+
+def profile_to_proto(profile: Profile, collection: str) -> profiles_pb2.Profile:
+    """Message of a profile that was saved."""
+    message = profiles_pb2.Profile(
+        name=profile_resource(collection, profile.name),
+        version=profile.version,
+        edits=edits_to_proto(profile.edits),
+        note=profile.note,
+    )
+    message.create_time.FromMicroseconds(round(1e6 * profile.created))
+    return message
+
+
+def profile_from_proto(message: profiles_pb2.Profile) -> Profile:
+    """Profile of a message that a server sent."""
+    return Profile(
+        name=message.name.rpartition("/")[2],
+        version=message.version,
+        edits=edits_from_proto(message.edits),
+        note=message.note,
+        created=message.create_time.ToMicroseconds() / 1e6,
+    )
+
+
+def edits_to_proto(edits: Sequence[Edit]) -> list[search_pb2.Edit]:
+    """Messages of edits."""
+    return [edit_to_proto(edit, f"edits[{position}]") for position, edit in enumerate(edits)]
+
+
+def edits_from_proto(messages: Iterable[search_pb2.Edit]) -> tuple[Edit, ...]:
+    """Edits of messages."""
+    return tuple(edit_from_proto(item, f"edits[{position}]") for position, item in enumerate(messages))

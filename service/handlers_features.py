@@ -1,0 +1,143 @@
+"""What the methods of features and profiles do; as :mod:`sparsight.service.handlers`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf.message import Message
+
+from sparsight.errors import InvalidArgumentError
+from sparsight.service.convert_collections import (
+    collection_name,
+    feature_name,
+    field_name,
+    operation_to_proto,
+    profile_name,
+    sae_options_from_proto,
+)
+from sparsight.service.convert_features import (
+    differences_to_proto,
+    edits_from_proto,
+    feature_to_proto,
+    profile_to_proto,
+    weights_to_proto,
+)
+from sparsight.service.dispatch import Call
+from sparsight.service.paging import page_of, page_size_of
+from sparsight.types import SAEField
+from sparsight.v1 import features_pb2, profiles_pb2
+
+if TYPE_CHECKING:
+    from sparsight.retrieval.engine import Database
+
+__all__ = ["FeatureHandlers"]
+
+
+class FeatureHandlers:
+    """Methods of FeatureService and ProfileService over one database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def table(self) -> Mapping[str, tuple[str, Callable[[Any, Call], Message]]]:
+        """Class of limits and handler by ``Service/Method``."""
+        return {
+            "FeatureService/ListFeatures": ("read", self.list_features),
+            "FeatureService/GetFeature": ("read", self.get_feature),
+            "FeatureService/FindFeatures": ("encode", self.find_features),
+            "FeatureService/FindRelatedFeatures": ("read", self.find_related_features),
+            "FeatureService/CompareDocuments": ("read", self.compare_documents),
+            "FeatureService/TrainSae": ("admin", self.train_sae),
+            "ProfileService/SaveProfile": ("write", self.save_profile),
+            "ProfileService/GetProfile": ("read", self.get_profile),
+            "ProfileService/ListProfiles": ("read", self.list_profiles),
+            "ProfileService/DeleteProfile": ("write", self.delete_profile),
+        }
+
+    # --- features -----------------------------------------------------------------------------------------
+
+    def list_features(self, request: features_pb2.ListFeaturesRequest, call: Call) -> Message:
+        collection, field = field_name(request.parent)
+        page = self._database.collection(collection).features(
+            request.words, field=field, page_size=page_size_of(request.page_size, 50), page_token=request.page_token
+        )
+        return features_pb2.ListFeaturesResponse(
+            features=[feature_to_proto(item, collection) for item in page.features],
+            next_page_token=page.next_page_token,
+        )
+
+    def get_feature(self, request: features_pb2.GetFeatureRequest, call: Call) -> Message:
+        name = feature_name(request.name)
+        feature = self._database.collection(name.collection).feature(name.latent, field=name.field)
+        return features_pb2.GetFeatureResponse(feature=feature_to_proto(feature, name.collection))
+
+    def find_features(self, request: features_pb2.FindFeaturesRequest, call: Call) -> Message:
+        collection, field = field_name(request.parent)
+        found = self._database.collection(collection).find_features(
+            list(request.positives),
+            list(request.negatives),
+            positive_texts=list(request.positive_texts),
+            negative_texts=list(request.negative_texts),
+            field=field,
+            count=request.count if request.HasField("count") else 64,
+        )
+        return features_pb2.FindFeaturesResponse(features=weights_to_proto(found, collection))
+
+    def find_related_features(self, request: features_pb2.FindRelatedFeaturesRequest, call: Call) -> Message:
+        name = feature_name(request.name)
+        found = self._database.collection(name.collection).related_features(
+            name.latent, field=name.field, count=request.count if request.HasField("count") else 10
+        )
+        nearest, opposite = (weights_to_proto(of, name.collection) for of in (found.nearest, found.opposite))
+        return features_pb2.FindRelatedFeaturesResponse(nearest=nearest, opposite=opposite)
+
+    def compare_documents(self, request: features_pb2.CompareDocumentsRequest, call: Call) -> Message:
+        collection, field = field_name(request.parent)
+        found = self._database.collection(collection).compare(
+            request.a, request.b, field=field, count=request.count if request.HasField("count") else 64
+        )
+        return features_pb2.CompareDocumentsResponse(features=differences_to_proto(found, collection))
+
+    def train_sae(self, request: features_pb2.TrainSaeRequest, call: Call) -> Message:
+        collection, field = field_name(request.name, "name")
+        operation = self._database.collection(collection).train_sae(
+            field or SAEField().name,
+            source=request.source or SAEField().source,
+            n_latents=request.n_latents,
+            k=request.k if request.HasField("k") else 32,
+            epochs=request.epochs,
+            seed=request.seed,
+            **sae_options_from_proto(request),
+            wait=False,
+        )
+        return operation_to_proto(operation)
+
+    # --- profiles -----------------------------------------------------------------------------------------
+
+    def save_profile(self, request: profiles_pb2.SaveProfileRequest, call: Call) -> Message:
+        if not request.HasField("profile"):
+            raise InvalidArgumentError("expected a profile, got none", field="profile")
+        collection, name = profile_name(request.profile.name, "profile.name")
+        edits = edits_from_proto(request.profile.edits)
+        saved = self._database.collection(collection).save_profile(name, edits, note=request.profile.note)
+        return profiles_pb2.SaveProfileResponse(profile=profile_to_proto(saved, collection))
+
+    def get_profile(self, request: profiles_pb2.GetProfileRequest, call: Call) -> Message:
+        collection, name = profile_name(request.name)
+        found = self._database.collection(collection).profile(name, request.version)
+        return profiles_pb2.GetProfileResponse(profile=profile_to_proto(found, collection))
+
+    def list_profiles(self, request: profiles_pb2.ListProfilesRequest, call: Call) -> Message:
+        collection = collection_name(request.parent)
+        size = page_size_of(request.page_size, 100)
+        found = self._database.collection(collection).profiles()
+        page, token = page_of(found, lambda item: item.name, size, request.page_token, f"profiles/{collection}")
+        return profiles_pb2.ListProfilesResponse(
+            profiles=[profile_to_proto(item, collection) for item in page], next_page_token=token
+        )
+
+    def delete_profile(self, request: profiles_pb2.DeleteProfileRequest, call: Call) -> Message:
+        collection, name = profile_name(request.name)
+        self._database.collection(collection).drop_profile(name)
+        return profiles_pb2.DeleteProfileResponse()

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from sparsight.encoders.sae.examples import direction_of, latents_towards
+from sparsight.encoders.sae.model import SAE
+from sparsight.errors import ShapeError
+
+
+@pytest.fixture
+def sae() -> SAE:
+    """Six latents along the axes of four dimensions, the last two half way between; the fourth never fired."""
+    rows = np.eye(4, dtype=np.float32)
+    between = np.stack([rows[0] + rows[1], rows[1] + rows[2]]) / np.sqrt(np.float32(2))
+    rows = np.concatenate([rows, between]).astype(np.float32)
+    density = np.array([0.2, 0.2, 0.2, 0.0, 0.2, 0.2], np.float32)
+    return SAE(2, rows, np.zeros(6, np.float32), rows, np.full(4, 0.1, np.float32), density=density,
+               scale=(density > 0).astype(np.float32), impact_scale=np.ones(6, np.float32))
+
+
+def test_a_direction_leads_to_the_positives(sae: SAE) -> None:
+    positives = np.array([[1, 0.1, 0.1, 0.1]] * 3, np.float32)
+    way = direction_of(sae, positives)
+    assert way == pytest.approx([1, 0, 0, 0], abs=0.02) and np.linalg.norm(way) == pytest.approx(1, abs=1e-6)
+    away = direction_of(sae, positives, np.array([[0.1, 1, 0.1, 0.1]] * 40, np.float32))
+    assert away[1] < -0.3 and away[0] > 0.8  # 40 negatives against 30 of background
+
+
+def test_directions_of_much_spread_count_less(sae: SAE) -> None:
+    wide = replace(sae, density=np.array([0.9, 0, 0, 0.01, 0, 0], np.float32), scale=np.ones(6, np.float32) * 3)
+    way = direction_of(wide, np.array([[1.1, 0.1, 0.1, 1.1]], np.float32))
+    assert 0 < way[0] < way[3]
+
+
+def test_no_difference_is_no_direction(sae: SAE) -> None:
+    assert not direction_of(sae, np.full((2, 4), 0.1, np.float32)).any()
+    assert len(latents_towards(sae, np.zeros(4, np.float32), 3)[0]) == 0
+
+
+def test_latents_by_product_and_a_step_of_length_1(sae: SAE) -> None:
+    latents, weights = latents_towards(sae, np.array([0.8, 0.6, 0, 0], np.float32), 6)
+    assert latents.tolist() == [4, 0, 1, 5]  # 0.99, 0.8, 0.6, 0.42; none for 0 and for what never fired
+    assert np.linalg.norm(weights @ sae.W_dec[latents]) == pytest.approx(1, abs=1e-6)
+    assert weights[0] / weights[1] == pytest.approx(1.4 / np.sqrt(2) / 0.8, abs=1e-5)
+    assert latents_towards(sae, np.array([0, 0, 0, 1], np.float32), 6)[0].tolist() == []
+    assert latents_towards(sae, np.array([0.8, 0.6, 0, 0], np.float32), 2)[0].tolist() == [4, 0]
+
+
+def test_wrong_shapes_are_named(sae: SAE) -> None:
+    with pytest.raises(ShapeError, match="at least one positive example"):
+        direction_of(sae, np.zeros((0, 4), np.float32))
+    with pytest.raises(ShapeError, match="positives"):
+        direction_of(sae, np.zeros((2, 3), np.float32))
+    with pytest.raises(ShapeError, match="negatives"):
+        direction_of(sae, np.zeros((2, 4), np.float32), np.zeros((2, 5), np.float32))
+    with pytest.raises(ShapeError, match="direction of 4 components"):
+        latents_towards(sae, np.zeros(3, np.float32), 2)

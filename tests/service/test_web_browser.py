@@ -1,0 +1,411 @@
+"""The web page in a real Chromium: what a person does with it.
+
+Where there is no Chromium the tests are skipped; with ``SPARSIGHT_BROWSER=required`` in the environment they fail.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+if os.environ.get("SPARSIGHT_BROWSER") == "required":
+    import playwright  # noqa: F401 - a failure, where importorskip would skip
+pytest.importorskip("playwright")
+pytest.importorskip("uvicorn")
+
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+
+from sparsight.retrieval.engine import Database
+from sparsight.service.web import WebServer
+from sparsight.types import Edit, Query
+
+sys.path.append(str(Path(__file__).parent))
+
+from web_collection import COLLECTION, HOSTILE, make_database  # found through the line above
+
+REQUIRED = os.environ.get("SPARSIGHT_BROWSER") == "required"
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+TIMEOUT_MS = 5_000
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None and not REQUIRED,
+                       reason="there is no Chromium (SPARSIGHT_BROWSER=required makes this a failure)"),
+]
+expect.set_options(timeout=TIMEOUT_MS)
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+    with make_database(tmp_path_factory.mktemp("browser")) as database:
+        yield database
+
+
+@pytest.fixture(scope="module")
+def server(database: Database) -> Iterator[WebServer]:
+    with WebServer(database, port=0) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    assert CHROMIUM is not None, "SPARSIGHT_BROWSER=required, but there is no Chromium"
+    with sync_playwright() as playwright:
+        # Chromium's sandbox does not run as root.
+        flags = ["--no-sandbox"] if os.geteuid() == 0 else []
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*flags, "--disable-background-networking"])
+        yield browser
+        browser.close()
+
+
+@dataclass
+class Visit:
+    """Pages of one test, and what they complained of or asked of others."""
+
+    browser: Browser
+    url: str
+    complaints: list[str] = field(default_factory=list)
+    strangers: list[str] = field(default_factory=list)
+
+    def open(self, query: str = "", **context: Any) -> Page:
+        """The page at ``?query``, in a profile of its own."""
+        context.setdefault("viewport", {"width": 1200, "height": 900})
+        profile = self.browser.new_context(**context)
+        profile.set_default_timeout(TIMEOUT_MS)
+        profile.on("request", lambda request: self._asked(request.url))
+        page = profile.new_page()
+        page.on("console", lambda message: self._said(message.type, message.text))
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.goto(self.url + query)
+        return page
+
+    def _asked(self, url: str) -> None:
+        if urlsplit(url).hostname != "127.0.0.1":
+            self.strangers.append(url)
+
+    def _said(self, kind: str, text: str) -> None:
+        if kind in ("error", "warning"):
+            self.complaints.append(text)
+
+
+@pytest.fixture
+def visit(browser: Browser, server: WebServer) -> Iterator[Visit]:
+    """Whatever a test does: nothing may be asked of other machines, and nothing be complained of in the console."""
+    visit = Visit(browser, server.url)
+    yield visit
+    for context in browser.contexts:
+        context.close()
+    assert visit.strangers == []
+    assert visit.complaints == []
+
+
+def ids(page: Page) -> list[str]:
+    """Ids of the hits, once no answer is waited for."""
+    page.wait_for_selector("#hits:not([aria-busy])", state="attached")
+    return page.locator(".hit").evaluate_all("hits => hits.map((hit) => hit.dataset.id)")
+
+
+def search(page: Page, text: str) -> list[str]:
+    page.get_by_role("searchbox", name="Search", exact=True).fill(text)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("status").first).to_contain_text("hits in")
+    return ids(page)
+
+
+def add_slider_of_last_hit(page: Page) -> str:
+    """Makes a slider of the strongest feature of the last hit, and gives its number."""
+    button = page.locator(".hit").last.locator("button.feature").first
+    number = str(button.get_attribute("data-feature"))
+    button.click()
+    expect(page.locator(f".slider[data-feature='{number}']")).to_be_visible()
+    return number
+
+
+# --- searching ----------------------------------------------------------------------------------------------------
+
+
+def test_a_search_shows_hits_with_their_words_and_features(visit: Visit, database: Database):
+    page = visit.open()
+    expect(page.locator("#welcome")).to_contain_text("1 document in plain")
+    page.get_by_label("Collection").select_option(COLLECTION)
+    expect(page.locator("#welcome")).to_contain_text(f"151 documents in {COLLECTION}")
+    found = search(page, "cat on the mat")
+    expected = database[COLLECTION].search("cat on the mat", explain=True)
+    assert found == expected.ids
+    first = page.locator(".hit").first
+    assert set(first.locator(".passage mark").all_text_contents()) == {"cat", "mat"}
+    expect(first.locator("h4").first).to_contain_text("bm25")
+    bm25, dense = expected[0].explanation.retrievers  # type: ignore[union-attr]
+    words = first.locator(".group").first.locator(".bar-row")
+    assert words.locator(".name").all_text_contents() == [part.label for part in bm25.contributions]
+    assert words.locator(".number").all_text_contents() == [f"+{part.score:.3f}" for part in bm25.contributions]
+    features = first.locator("button.feature")
+    assert [int(number) for number in features.evaluate_all("all => all.map((one) => one.dataset.feature)")] == [
+        part.index for part in dense.contributions[:4]]
+
+
+def test_typing_searches_without_enter(visit: Visit):
+    page = visit.open(f"?c={COLLECTION}")
+    page.get_by_role("searchbox", name="Search", exact=True).press_sequentially("dog")
+    expect(page.locator(".hit")).to_have_count(10)
+    assert parse_qs(urlsplit(page.url).query) == {"c": [COLLECTION], "q": ["dog"]}
+    page.locator("#k").select_option("20")
+    expect(page.locator(".hit")).to_have_count(20)
+
+
+def test_texts_are_never_markup(visit: Visit):
+    page = visit.open(f"?c={COLLECTION}&q=zebras&by=bm25")
+    hit = page.locator(".hit[data-id='hostile']")
+    expect(hit.locator("h3")).to_have_text(HOSTILE)
+    expect(hit.locator(".passage")).to_have_text("cats <b>and</b> zebras & cat")
+    assert page.locator("#results img, #results b").count() == 0
+    page.goto(f"{visit.url}?c={COLLECTION}&q=<script>zyx()</script>&by=bm25")
+    expect(page.get_by_role("status").first).to_contain_text("No document matches “<script>zyx()</script>”.")
+
+
+def test_no_hits_are_said(visit: Visit):
+    page = visit.open(f"?c={COLLECTION}&q=xylophone&by=bm25")
+    expect(page.get_by_role("status").first).to_have_text("No document matches “xylophone”.")
+    assert ids(page) == []
+
+
+def test_an_answer_that_comes_late_is_dropped(visit: Visit):
+    page = visit.open(f"?c={COLLECTION}")
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        if '"text":"dog"' in (route.request.post_data or ""):
+            held.append(route)
+        else:
+            route.continue_()
+
+    page.route("**/search", hold)
+    box = page.get_by_role("searchbox", name="Search", exact=True)
+    box.fill("dog")
+    page.keyboard.press("Enter")
+    expect(page.locator("body.waiting")).to_have_count(1)  # something moves while one waits
+    box.fill("tree")
+    page.keyboard.press("Enter")
+    expect(page.locator(".hit")).to_have_count(10)
+    found = ids(page)
+    assert len(held) == 1
+    held[0].fulfill(json={"hits": [], "milliseconds": 1, "steered": False, "warnings": []})
+    page.wait_for_timeout(200)
+    assert ids(page) == found
+    assert "tree" in page.locator(".hit .passage mark").first.inner_text()
+
+
+# --- steering -----------------------------------------------------------------------------------------------------
+
+
+def test_a_slider_moves_hits_and_shows_from_where(visit: Visit, database: Database):
+    page = visit.open(f"?c={COLLECTION}&by=dense")
+    before = search(page, "cat")
+    number = add_slider_of_last_hit(page)
+    slider = page.locator(f".slider[data-feature='{number}']").get_by_role("slider")
+    expect(slider).to_have_value("1")
+    slider.press("End")
+    expect(slider).to_have_value("3")
+    expect(page.get_by_role("status").first).to_contain_text("moved by steering")
+    query = Query("cat", ["dense"], edits=[Edit(int(number), "boost", 3.0)], explain=True)
+    steered = database[COLLECTION].search(query)
+    assert ids(page) == steered.ids != before
+    ways = set()
+    for hit, item in zip(steered, page.locator(".hit").all(), strict=True):
+        movement = hit.explanation.movement  # type: ignore[union-attr]
+        assert movement is not None and movement.rank_before > 0
+        climbed = movement.rank_before - hit.rank
+        ways.add((climbed > 0) - (climbed < 0))
+        arrow = f"▲ {climbed}" if climbed > 0 else f"▼ {-climbed}" if climbed < 0 else "="
+        assert item.locator(".rail").inner_text().split("\n") == [str(hit.rank), arrow, f"was {movement.rank_before}"]
+        assert item.locator(".scores .was").inner_text() == f"was {movement.score_before:.3f}"
+        assert item.locator(".score").inner_text() == f"{hit.score:.3f}"
+    assert 1 in ways
+    slider.press("Home")
+    expect(page.locator(".slider output")).to_have_text("−3.00")
+    for _ in range(12):
+        slider.press("ArrowRight")
+    expect(page.locator(".slider output")).to_have_text("0.00")
+    expect(page.get_by_role("status").first).not_to_contain_text("steering")
+    assert ids(page) == before  # strength 0 changes nothing
+    page.get_by_role("button", name="Remove feature").click()
+    expect(page.locator(".slider")).to_have_count(0)
+    assert "e=" not in page.url
+
+
+def test_features_are_found_by_words_and_become_sliders(visit: Visit, database: Database):
+    page = visit.open(f"?c={COLLECTION}&q=cat")
+    expect(page.locator(".found")).to_have_count(12)
+    page.get_by_role("button", name="More features").click()
+    expect(page.locator(".found")).to_have_count(24)
+    page.get_by_role("searchbox", name="Search features by words").fill("dog")
+    expected = [str(feature.index) for feature in database[COLLECTION].features("dog").features[:12]]
+    expect(page.locator("#finder-status")).to_have_text("")
+    assert page.locator(".found").evaluate_all("all => all.map((one) => one.dataset.feature)") == expected
+    for button in page.locator(".found").all()[:2]:
+        button.click()
+        expect(button).to_have_attribute("aria-pressed", "true")
+    expect(page.locator(".slider")).to_have_count(2)
+    page.locator(".slider").first.get_by_text("About").click()
+    expect(page.locator(".slider").first.locator(".examples")).to_contain_text("Text")
+    page.get_by_role("button", name="Set all to 0").click()
+    expect(page.locator(".slider output")).to_have_text(["0.00", "0.00"])
+    page.get_by_role("button", name="Remove all").click()
+    expect(page.locator(".slider")).to_have_count(0)
+
+
+def test_a_feature_can_be_required(visit: Visit, database: Database):
+    page = visit.open(f"?c={COLLECTION}&q=cat&k=100")
+    ids(page)
+    number = add_slider_of_last_hit(page)
+    page.locator(".slider select").select_option("require")
+    page.locator(".slider").get_by_role("slider").press("Home")
+    expect(page.locator(".slider output")).to_have_text("0.00")
+    expect(page.get_by_role("status").first).to_contain_text("hits in")
+    expected = database[COLLECTION].search(Query("cat", k=100, edits=[Edit(int(number), "require", 0.0)])).ids
+    assert ids(page) == expected and len(expected) < 100
+
+
+# --- links --------------------------------------------------------------------------------------------------------
+
+
+def test_a_link_brings_the_same_view(visit: Visit):
+    page = visit.open(f"?c={COLLECTION}&by=dense&k=20")
+    search(page, "red house & sea")
+    number = add_slider_of_last_hit(page)
+    page.get_by_role("slider").press("End")
+    page.get_by_role("slider").press("PageDown")
+    expect(page.get_by_role("status").first).to_contain_text("moved by steering")
+    strength, found = page.get_by_role("slider").input_value(), ids(page)
+    link = parse_qs(urlsplit(page.url).query)
+    assert link == {"c": [COLLECTION], "q": ["red house & sea"], "by": ["dense"], "k": ["20"],
+                    "e": [f"{number}:boost:{strength}:sae"]}
+    fresh = visit.open("?" + urlsplit(page.url).query)
+    expect(fresh.get_by_role("status").first).to_contain_text("moved by steering")
+    assert ids(fresh) == found and len(found) == 20
+    assert fresh.get_by_role("slider").input_value() == strength
+    expect(fresh.get_by_role("searchbox", name="Search", exact=True)).to_have_value("red house & sea")
+    expect(fresh.get_by_label("Search by")).to_have_value("dense")
+    assert fresh.url == page.url
+    assert fresh.locator(".rail").all_inner_texts() == page.locator(".rail").all_inner_texts()
+
+
+def test_back_and_forward(visit: Visit):
+    page = visit.open(f"?c={COLLECTION}&by=dense")
+    box = page.get_by_role("searchbox", name="Search", exact=True)
+    cats = search(page, "cat")
+    trees = search(page, "tree")
+    add_slider_of_last_hit(page)
+    page.get_by_role("slider").press("End")
+    expect(page.locator(".slider output")).to_have_text("+3.00")
+    page.go_back()
+    expect(page.locator(".slider output")).to_have_text("+1.00")
+    page.go_back()
+    expect(page.locator(".slider")).to_have_count(0)
+    expect(box).to_have_value("tree")
+    assert ids(page) == trees
+    page.go_back()
+    expect(box).to_have_value("cat")
+    assert ids(page) == cats
+    page.go_forward()
+    expect(box).to_have_value("tree")
+    assert ids(page) == trees
+
+
+# --- keyboard -----------------------------------------------------------------------------------------------------
+
+
+def test_the_keyboard(visit: Visit):
+    page = visit.open(f"?c={COLLECTION}&q=cat")
+    found = ids(page)
+    box = page.get_by_role("searchbox", name="Search", exact=True)
+    words = page.get_by_role("searchbox", name="Search features by words")
+    page.keyboard.press("/")
+    expect(box).to_be_focused()
+    page.keyboard.type("dog / f")  # letters there are letters
+    expect(box).to_have_value("dog / f")
+    page.keyboard.press("Escape")
+    expect(box).not_to_be_focused()
+    expect(box).to_have_value("dog / f")
+    page.go_back()
+    expect(box).to_have_value("cat")
+    assert ids(page) == found
+    for position in (0, 1, 2):
+        page.keyboard.press("ArrowDown")
+        expect(page.locator(".hit").nth(position)).to_be_focused()
+    more = page.locator(".hit").nth(2).locator(".more")
+    expect(more).to_have_attribute("aria-expanded", "false")
+    page.keyboard.press("Enter")
+    expect(more).to_have_attribute("aria-expanded", "true")
+    expect(page.locator(".hit").nth(2)).to_be_focused()
+    for _ in range(3):
+        page.keyboard.press("ArrowUp")
+    expect(box).to_be_focused()
+    page.keyboard.press("ArrowDown")
+    expect(page.locator(".hit").first).to_be_focused()
+    page.keyboard.press("f")
+    expect(words).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(page.locator("body")).to_be_focused()
+
+
+# --- errors, and other screens ------------------------------------------------------------------------------------
+
+
+def test_errors_are_shown_and_can_be_mended(visit: Visit):
+    page = visit.open(f"?c={COLLECTION}&q=cat&e=9999")
+    alert = page.get_by_role("alert")
+    expect(alert).to_contain_text("has features 0 to 47; got 9999")
+    expect(alert).to_contain_text("UNKNOWN_FEATURE")
+    assert ids(page) == []
+    page.get_by_role("button", name="Remove feature 9999").click()
+    expect(page.locator(".hit")).to_have_count(10)
+    expect(alert).to_be_empty()
+    page.goto(f"{visit.url}?c=none&q=cat")
+    expect(alert).to_contain_text("no collection 'none'")
+    page.get_by_label("Collection").select_option(COLLECTION)
+    expect(page.locator(".hit")).to_have_count(10)
+    assert all("status of 404" in text for text in visit.complaints)  # Chromium's own lines for such answers
+    visit.complaints.clear()
+
+
+def test_a_server_that_has_gone_is_said(visit: Visit):
+    page = visit.open(f"?c={COLLECTION}&q=cat")
+    ids(page)
+    page.route("**/search", lambda route: route.abort("connectionrefused"))
+    page.get_by_label("Search by").select_option("bm25")
+    expect(page.get_by_role("alert")).to_contain_text("The server cannot be reached.")
+    page.unroute("**/search")
+    page.get_by_role("button", name="Try again").click()
+    expect(page.locator(".hit")).to_have_count(10)
+    assert all("ERR_CONNECTION_REFUSED" in text for text in visit.complaints)
+    visit.complaints.clear()
+
+
+def test_a_collection_without_features(visit: Visit):
+    page = visit.open("?c=plain&q=cat")
+    expect(page.locator(".hit")).to_have_count(1)
+    expect(page.locator("#finder-status")).to_contain_text("no features yet")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone(visit: Visit, scheme: str):
+    page = visit.open(f"?c={COLLECTION}&q=cat&e=1:boost:2:sae", viewport={"width": 360, "height": 740},
+                      color_scheme=scheme)
+    expect(page.locator(".hit")).to_have_count(10)
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    expect(page.locator(".found").first).to_be_hidden()
+    page.get_by_role("heading", name="Find features").click()
+    expect(page.locator(".found").first).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    red, green, blue = map(int, re.findall(r"\d+", page.evaluate("getComputedStyle(document.body).backgroundColor")))
+    assert (min(red, green, blue) > 200) == (scheme == "light")
