@@ -17,7 +17,7 @@ from sparsight.index.effort import NO_WORK
 from sparsight.index.filters import Node
 from sparsight.index.rows import Row
 from sparsight.index.segment import Segment, pack_bits
-from sparsight.kernels import EXACT, CancelFlag, Effort, Work, score_postings, topk_documents_batch
+from sparsight.kernels import EXACT, CancelFlag, Effort, Work, score_passages, score_postings, topk_documents_batch
 
 if TYPE_CHECKING:
     from pyroaring import BitMap
@@ -156,6 +156,12 @@ def top(scores: NDArray[np.int32] | NDArray[np.float32], k: int, allowed: BoolMa
     return candidates[order[:k]]
 
 
+_MANY_TERMS = 512
+"""From so many on, passages are scored by their own vectors, not by the terms' postings. Re-scoring an SAE field asks
+so: 4,096 latents, 50 documents of 20,000, take 0.1 ms instead of 32. With few terms it would read a second copy of
+the field for nothing."""
+
+
 class SegmentPart:
     """A segment with its deletions at one generation."""
 
@@ -253,9 +259,12 @@ class SegmentPart:
     def score_impacts(self, field: str, documents: NDArray[np.int64], query: ImpactQuery) -> LocalHits:
         """Exact scores of chosen documents, in their order."""
         rows, begins = passage_rows(self.segment.passage_offsets, documents)
-        order = np.argsort(rows, kind="stable")
-        scores = np.empty(len(rows), np.int32)
-        scores[order] = score_postings(self.segment.postings(field), query.terms, query.weights, rows[order])
+        if len(query.terms) > _MANY_TERMS:
+            scores = score_passages(self.segment.forward(field), query.terms, query.weights, rows)
+        else:
+            order = np.argsort(rows, kind="stable")
+            scores = np.empty(len(rows), np.int32)
+            scores[order] = score_postings(self.segment.postings(field), query.terms, query.weights, rows[order])
         best, passages = best_of_groups(scores, begins)
         return LocalHits(documents, best, passages)
 

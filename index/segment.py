@@ -23,7 +23,7 @@ from sparsight.index.bm25 import BM25
 from sparsight.index.container import Container, write_container
 from sparsight.index.rows import Row
 from sparsight.index.schema import CollectionSchema, DerivedModel, FieldSchema, quantise
-from sparsight.kernels import Postings
+from sparsight.kernels import Forward, Postings
 from sparsight.types import BM25Field, DenseField, SAEField
 
 if TYPE_CHECKING:
@@ -289,6 +289,16 @@ class Segment:
             container.array("impacts", start, stop),
             container.array("values", start, stop).astype(np.float32),
         )
+
+    def forward(self, field: str) -> Forward:
+        """All passages' 8-bit impacts, by passage. The first call reads and checks them all."""
+
+        def make() -> Forward:
+            get = self._forward[field].array
+            return Forward(get("indptr"), get("term_ids"), get("impacts"))
+
+        found: Forward = self._cached("forward", field, make)
+        return found
 
     def forward_values(self, field: str) -> tuple[NDArray[np.uint64], NDArray[np.uint32], NDArray[Any]]:
         """All passages' unquantised weights: indptr, term ids, values (float16 or float32)."""

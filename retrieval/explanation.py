@@ -63,9 +63,11 @@ def _retriever_score(
         contributions = _impact_contributions(generation, model, leg, query, ranking.references[position], passage)
     elif passage >= 0:
         assert not isinstance(query, ImpactQuery)
-        model = models[leg.field.name] if leg.rerank else _sae_on(generation, models, field)
-        document = generation.dense_row(field, ranking.references[position], passage)
-        contributions, rest = _dense_contributions(model, document, query, score)
+        name = leg.field.name if leg.rerank else _sae_on(generation, field)
+        if name:
+            code = _code(generation, models[name], name, field, ranking.references[position], passage)
+            contributions = _dense_contributions(models[name], code, query)
+        rest = score - sum(item.score for item in contributions)
         if leg.rerank:
             rest, dense = 0.0, rest
     return RetrieverScore(
@@ -97,31 +99,43 @@ def _impact_contributions(
     return tuple(sorted(found, key=lambda item: (-abs(item.score), item.index)))
 
 
-def _dense_contributions(
-    model: DerivedModel | None, document: NDArray[np.float32] | None, query: NDArray[np.float32], score: float
-) -> tuple[tuple[Contribution, ...], float]:
-    """The features' parts in a dense product, and what they leave of it."""
-    if model is None or document is None:
-        return (), score
+def _code(generation: Generation, model: DerivedModel, name: str, source: str, reference: Reference, passage: int
+          ) -> tuple[NDArray[np.uint32], NDArray[np.float64]]:  # fmt: skip
+    """Latents and activations of a passage: its vector is in ``source``, its code in the SAE field ``name``.
+
+    Postings have ``z / |xhat|`` in float16. A code by pursuit has the values that rebuild the vector best, so the length
+    is the one that does, and pursuit, the dearest part of indexing, need not be repeated.
+    """
     assert isinstance(model, SAEModel)
-    code = model.sae.document_codes(np.asarray(document)[None])
-    along = model.sae.W_dec[code.indices].astype(np.float64) @ query.astype(np.float64)
-    labels = model.sae.labels
-    found = [
-        Contribution(int(f), labels[f] if f < len(labels) else str(f), float(q), float(z), float(q * z))
-        for f, q, z in zip(code.indices, along, code.data.astype(np.float64), strict=True)
-    ]
-    found.sort(key=lambda item: (-abs(item.score), item.index))
-    return tuple(found), score - sum(item.score for item in found)
+    x, sae = generation.dense_row(source, reference, passage), model.sae
+    latents, _, weights = generation.sparse_row(name, reference, passage)
+    if x is None:
+        return latents[:0], np.zeros(0)
+    if not model.posts_codes or sae.document_mode != "pursuit":
+        code = sae.document_codes(np.asarray(x)[None])
+        return code.indices.astype(np.uint32), code.data.astype(np.float64)
+    rebuilt = weights @ sae.W_dec[latents]
+    length = float(rebuilt @ (x - sae.b_dec)) / max(float(rebuilt @ rebuilt), 1e-30)
+    return latents, weights.astype(np.float64) * length
 
 
-def _sae_on(generation: Generation, models: Mapping[str, DerivedModel], source: str) -> SAEModel | None:
-    for item in generation.schema.fields:
-        if isinstance(item.spec, SAEField) and item.spec.source == source:
-            model = models[item.name]
-            assert isinstance(model, SAEModel)
-            return model
-    return None
+def _dense_contributions(model: DerivedModel, code: tuple[NDArray[np.uint32], NDArray[np.float64]],
+                         query: NDArray[np.float32]) -> tuple[Contribution, ...]:  # fmt: skip
+    """The features' parts in a dense product."""
+    assert isinstance(model, SAEModel)
+    latents, activations = code
+    along = (model.sae.W_dec[latents] @ query).astype(np.float64)
+    labels, scores = model.sae.labels, along * activations
+    order = np.lexsort((latents, -np.abs(scores))).tolist()
+    numbers, parts = latents.tolist(), scores.tolist()
+    return tuple(Contribution(f := numbers[at], labels[f] if f < len(labels) else str(f), float(along[at]),
+                              float(activations[at]), parts[at]) for at in order)
+
+
+def _sae_on(generation: Generation, source: str) -> str:
+    """The first SAE field over a dense field; "" if there is none."""
+    return next((item.name for item in generation.schema.fields
+                 if isinstance(item.spec, SAEField) and item.spec.source == source), "")
 
 
 # --- steering: before and after ---------------------------------------------------------------------------

@@ -44,6 +44,11 @@ class SAEModel:
         self.dimension: int = sae.n_latents
         self.impact_scale: NDArray[np.float32] = self.posted(np.arange(sae.n_latents), sae.impact_scale)
 
+    @property
+    def posts_codes(self) -> bool:
+        """Whether the index holds codes over the length of what they rebuild, and not weights made of them."""
+        return self._k1 is None
+
     def encode(self, x: NDArray[np.float32]) -> csr_matrix:
         """Document weights (B, F) of dense vectors (B, D)."""
         codes = self.sae.document_weights(x)

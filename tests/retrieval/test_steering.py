@@ -305,3 +305,17 @@ def test_what_is_wrong_with_a_condition_is_named(things: Collection, dense_of: n
     with pytest.raises(UnknownFeatureError) as unknown:
         things.search(_query(dense_of, Edit(1, "boost", when=64)))
     assert unknown.value.field == "edits[0].when"
+
+
+def test_features_of_a_dense_hit_are_its_stored_code(things: Collection, dense_of: np.ndarray) -> None:
+    """They come from the index, which has them over a length and in float16; pursuit finds the same again."""
+    from sparsight.retrieval.models import SAEModel
+
+    model = things._generation().derived["sae"]
+    assert isinstance(model, SAEModel) and model.sae.document_mode == "pursuit"
+    for hit in things.search(_query(dense_of, k=5, explain=True)):
+        (part,) = hit.explanation.retrievers  # type: ignore[union-attr]
+        code = model.sae.document_codes(np.asarray(things.get(hit.id, include=["vectors"]).vectors["vec"])[None])
+        found = {item.index: item.document_weight for item in part.contributions}
+        assert found == pytest.approx(dict(zip(code.indices.tolist(), code.data.tolist(), strict=True)), rel=1e-2)
+        assert sum(item.score for item in part.contributions) + part.rest == pytest.approx(hit.score, abs=1e-6)
