@@ -1,6 +1,7 @@
 """sparsight: learned sparse retrieval and SAE search as one engine, embedded or over gRPC.
 
-``open`` and ``connect`` return objects with the same methods; ``aconnect`` is connect's asyncio twin.
+``open`` and ``connect`` return objects with the same methods; ``aconnect`` is connect's asyncio twin. ``explore`` shows
+a collection of either in a notebook.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ if TYPE_CHECKING:
     from sparsight.retrieval.engine import Database
     from sparsight.service.aclient import AsyncClient
     from sparsight.service.client import Client
+    from sparsight.service.notebook import Explorer
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "aconnect", "connect", "open"]
+__all__ = ["__version__", "aconnect", "connect", "explore", "open"]
 
 
 def open(path: str | Path, *, read_only: bool = False, **options: Any) -> Database:
@@ -45,6 +47,13 @@ def aconnect(target: str, **options: Any) -> AsyncClient:
     from sparsight.service.aclient import AsyncClient
 
     return AsyncClient(target, **options)
+
+
+def explore(collection: Any, **options: Any) -> Explorer:
+    """A collection of either door for a notebook; see :class:`sparsight.service.notebook.Explorer`."""
+    from sparsight.service.notebook import Explorer
+
+    return Explorer(collection, **options)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,1 @@
+"""What steering does, measured on real abstracts: the report ``benches/results/steering.md``."""

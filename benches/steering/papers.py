@@ -1,0 +1,142 @@
+"""The data of the steering report: abstracts with their authors' categories, in a collection and beside it.
+
+Truth is arXiv's categories, which no autoencoder has seen. Everything is drawn by fixed seeds and kept in the working
+folder: embeddings (67 MB) and the collection.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+import sparsight
+from benches.quality.measure import say
+from benches.sae.corpora import ARXIV
+from sparsight.encoders.loading import load_encoder
+from sparsight.retrieval.datasets import BeirFolder
+from sparsight.types import DenseField, Document, SAEField
+
+if TYPE_CHECKING:
+    from sparsight.retrieval import Collection, Database
+
+__all__ = ["Papers"]
+
+F32 = NDArray[np.float32]
+I64 = NDArray[np.int64]
+_POOL, _DRAWN, _ASIDE = 361_940, 87_380, 20_000  # first abstracts of the corpora, those taken, those not indexed
+_QUERIES = 1_500  # titles
+_PART = 5_000
+_LEAST = 500  # abstracts of a category
+_TWICE = {"math.MP", "math.IT", "stat.TH", "cs.SY"}  # other names of math-ph, cs.IT, math.ST, eess.SY
+_MODEL, _DICTIONARY = "all-MiniLM-L6-v2", "sparsight-minilm-sae"
+
+
+@dataclass(frozen=True)
+class Paper:
+    """An abstract."""
+
+    id: str
+    title: str
+    text: str
+    categories: frozenset[str]
+
+
+class Papers:
+    """Abstracts of which 67,380 are in a collection and 20,000 stand aside, to take examples and titles from.
+
+    Parameters
+    ----------
+    data : Path
+        Folder of the corpora arxiv_cs and arxiv_sci.
+    work : Path
+        Where embeddings and the collection are kept.
+    device : str
+        Of the encoder; on a CPU the embeddings take an hour.
+    """
+
+    def __init__(self, data: Path, work: Path, device: str = "cpu") -> None:
+        self._data, self._work, self._device = data, work, device
+        order = np.random.default_rng(0).permutation(_DRAWN)
+        self.aside, self.indexed = np.sort(order[:_ASIDE]), np.sort(order[_ASIDE:])
+
+    @cached_property
+    def papers(self) -> list[Paper]:
+        """All that are taken, by their place in the corpora."""
+        wanted = set(np.random.default_rng(0).permutation(_POOL)[:_DRAWN].tolist())
+        found, at = [], 0
+        for name in ARXIV:
+            for document in BeirFolder(self._data / name).documents():
+                if at in wanted:
+                    categories = str(document.metadata.get("cat", "")).replace(" ", "").split(",")
+                    found.append(Paper(document.id, document.title, document.text, frozenset(categories)))
+                at += 1
+        return found
+
+    @cached_property
+    def x(self) -> F32:
+        """Embeddings (B, D) of the abstracts without their titles, rounded to float16."""
+        path = self._work / "embeddings.npy"
+        if not path.is_file():
+            say(f"embedding {_DRAWN:,} abstracts ...")
+            encoder = load_encoder(_MODEL, device=self._device)
+            parts = []
+            for start in range(0, _DRAWN, _PART):
+                parts.append(np.asarray(encoder.encode([p.text for p in self.papers[start:start + _PART]])))
+                say(f"{start + len(parts[-1]):,} of {_DRAWN:,}")
+            np.save(path, np.concatenate(parts).astype(np.float16))
+        return np.load(path).astype(np.float32)
+
+    @cached_property
+    def queries(self) -> tuple[I64, F32]:
+        """Rows of some abstracts that stand aside, and embeddings of their titles."""
+        rows = np.sort(np.random.default_rng(5).choice(self.aside, _QUERIES, replace=False))
+        return rows, self.encode([self.papers[row].title for row in rows.tolist()])
+
+    def encode(self, texts: list[str]) -> F32:
+        """Embeddings of queries."""
+        return np.asarray(load_encoder(_MODEL, device=self._device).encode(texts, mode="query"))
+
+    @cached_property
+    def frequent(self) -> list[str]:
+        """Categories of at least 500 abstracts, the most frequent first."""
+        counts = Counter(name for paper in self.papers for name in paper.categories if name not in _TWICE)
+        return [name for name, count in counts.most_common() if count >= _LEAST]
+
+    def split(self, test: bool) -> list[str]:
+        """40 categories: every other one, to measure on; those between were for choices."""
+        return self.frequent[0 if test else 1:80:2]
+
+    def members(self, categories: list[str]) -> NDArray[np.bool_]:
+        """Which abstract is in which category, (B, C)."""
+        return np.array([[name in paper.categories for name in categories] for paper in self.papers])
+
+    @cached_property
+    def place(self) -> dict[str, int]:
+        """Number of an abstract by id."""
+        return {paper.id: row for row, paper in enumerate(self.papers)}
+
+    def collection(self, database: Database) -> Collection:
+        """The collection, filled if it is new."""
+        with_name = {info.name: info.documents for info in database.list_collections()}
+        if with_name.get("papers") == len(self.indexed):
+            return database["papers"]
+        if "papers" in with_name:
+            database.drop_collection("papers")
+        made = database.create_collection("papers", [DenseField("dense", dimension=self.x.shape[1]),
+                                                     SAEField(model=_DICTIONARY)])
+        for start in range(0, len(self.indexed), _PART):
+            say(f"indexing from {start:,} of {len(self.indexed):,} ...")
+            made.upsert([Document(self.papers[row].id, title=self.papers[row].title, vectors={"dense": self.x[row]})
+                         for row in self.indexed[start:start + _PART].tolist()])
+        made.flush()
+        return made
+
+    def open(self) -> Database:
+        """The database in the working folder."""
+        return sparsight.open(self._work / "db")

@@ -1,0 +1,94 @@
+"""What was asked of steering, beside what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from benches.quality.results import Row
+from benches.steering.towards import at_overlap
+
+__all__ = ["target_rows"]
+
+Rows = Mapping[str, Sequence[Row]]
+
+
+def target_rows(rows: Rows) -> list[Row]:
+    """A row "targets" for everything asked whose section has been measured."""
+    made = []
+    for kind, makers in _MAKERS.items():
+        if rows.get(kind):
+            made += [maker(rows[kind]) for maker in makers]
+    return made
+
+
+def _target(what: str, bound: str, asked: float, measured: float, unit: str, note: str) -> Row:
+    measured = float(f"{measured:.4g}")
+    met = measured >= asked if bound == "at least" else measured <= asked
+    times = measured / asked if bound == "at least" else asked / max(measured, 1e-9)
+    return {"what": what, "bound": bound, "asked": asked, "measured": measured, "unit": unit, "met": bool(met),
+            "times": round(times, 4), "note": note}
+
+
+def _examples(rows: Sequence[Row]) -> Row:
+    by = {way: [row["precision"] for row in rows if row["features"] == way] for way in {r["features"] for r in rows}}
+    others = ", ".join(f"{way}: {np.median(values):.2f}" for way, values in sorted(by.items()) if way != "128")
+    return _target("features from 10 + 10 examples: precision@10 of their documents, median category", "at least", 0.8,
+                   float(np.median(by["128"])), "precision@10",
+                   f"{len(by['128'])} categories, mean of {rows[0]['draws']} draws each, 128 features; {others}")
+
+
+def _gain(rows: Sequence[Row]) -> Row:
+    ways = dict.fromkeys(row["way"] for row in rows)
+    several = ", ".join(f"{way} {at_overlap(rows, way):+.3f}" for way in ways if way != "label behind the query")
+    label = next(row for row in rows if row["way"] == "label behind the query")
+    return _target("towards a category: precision@10 gained where the overlap with the list before is 0.5", "at least",
+                   0.5, at_overlap(rows, "features"), "precision@10",
+                   f"{rows[0]['pairs']:,} pairs, precision {rows[0]['before']:.3f} before; {several} (knows every "
+                   f"category); label behind the query {label['gain']:+.3f} at overlap {label['rbo']:.2f}")
+
+
+def _above(rows: Sequence[Row]) -> Row:
+    label = next(row for row in rows if row["way"] == "label behind the query")
+    margins = {"mean difference": at_overlap(rows, "features") - at_overlap(rows, "mean difference"),
+               "label behind the query": at_overlap(rows, "features", overlap=label["rbo"]) - label["gain"]}
+    worst = min(margins, key=margins.__getitem__)
+    return _target("the same, above label, mean difference and noise", "at least", 0.0, margins[worst], "precision@10",
+                   "; ".join(f"above {way}: {margin:+.3f}" for way, margin in margins.items())
+                   + "; noise never reaches a gain")
+
+
+def _monotone(rows: Sequence[Row]) -> Row:
+    known = [row["spearman"] for row in rows if row["spearman"] == row["spearman"]]
+    return _target("a feature's strength: pairs with Spearman of at least 0.9", "at least", 0.9,
+                   float(np.mean(np.array(known) >= 0.9)), "of the pairs",
+                   f"{len(known)} of {len(rows)} pairs, strengths 0 to 3; the others have no document with the feature "
+                   "within reach")
+
+
+def _specific(rows: Sequence[Row]) -> Row:
+    gain, others = (float(np.mean([row[key] for row in rows])) for key in ("gain", "others"))
+    return _target("the same: change of 50 unrelated features, over the feature's own", "at most", 0.1,
+                   abs(others) / gain, "of the gain", f"own {gain:+.3f} units at strength 3, others {others:+.4f}")
+
+
+def _steered(rows: Sequence[Row]) -> Row:
+    times = {f"{row['field']}, {row['way']}": row["times"] for row in rows if row["way"] in ("1 edit", "8 edits")}
+    worst = max(times, key=times.__getitem__)
+    return _target("latency of a steered search, over the unsteered", "at most", 1.2, times[worst], "times",
+                   ", ".join(f"{way} {value:.2f}" for way, value in times.items()))
+
+
+def _explained(rows: Sequence[Row]) -> Row:
+    by = {(row["field"], row["way"]): row["ms"] for row in rows}
+    more = {field: by[field, "explained"] - by[field, "none"] for field in ("dense", "sae")}
+    steered = {field: by[field, "1 edit, explained"] - by[field, "1 edit"] for field in ("dense", "sae")}
+    return _target("explaining a list of 10 hits", "at most", 1.0, max(more.values()), "ms",
+                   ", ".join(f"{field} {ms:.2f}" for field, ms in more.items()) + "; with the ranks before steering, "
+                   "which is another search: " + ", ".join(f"{field} {ms:.1f}" for field, ms in steered.items()))
+
+
+_MAKERS: dict[str, tuple[Callable[[Sequence[Row]], Row], ...]] = {
+    "examples": (_examples,), "towards": (_gain, _above), "strengths": (_monotone, _specific),
+    "cost": (_steered, _explained)}
