@@ -55,7 +55,7 @@ def test_version_is_the_same_everywhere():
 
 
 def test_exports():
-    assert sparsight.__all__ == ["__version__", "aconnect", "connect", "open"]
+    assert sparsight.__all__ == ["__version__", "aconnect", "connect", "explore", "open"]
     for name in sparsight.__all__:
         assert getattr(sparsight, name) is not None
 

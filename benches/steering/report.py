@@ -43,6 +43,10 @@ def _page(rows: dict[str, list[Row]]) -> str:
                   f"| --- |{' ---: |' * len(ways)}"]
         lines += [f"| {name} | {' | '.join(f'{by[name, way]:.2f}' for way in ways)} |"
                   for name in dict.fromkeys(row["category"] for row in rows["examples"])]
+    if rows.get("family"):
+        lines += ["", "## Families", "", "The largest, by the encoder's codes; co-activation inside over outside.", "",
+                  "| parent | features below it | the first of them | ratio |", "| --- | ---: | --- | ---: |"]
+        lines += [f"| {r['parent']} | {r['children']} | {r['first']} | {r['ratio']:.1f} |" for r in rows["family"]]
     if rows.get("cost"):
         lines += ["", "## What it costs", "", "| field | search | ms | p99 | times |",
                   "| --- | --- | ---: | ---: | ---: |"]

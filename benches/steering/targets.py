@@ -73,6 +73,15 @@ def _specific(rows: Sequence[Row]) -> Row:
                    abs(others) / gain, "of the gain", f"own {gain:+.3f} units at strength 3, others {others:+.4f}")
 
 
+def _families(rows: Sequence[Row]) -> Row:
+    best = max(rows, key=lambda row: float(row["gain"]))
+    several = "; ".join(f"codes by {row['coding']}: {row['families']} families, {row['ratio']:.2f} against "
+                        f"{row['null']:.2f}, {100 * row['share_5']:.0f} % of them at 5 times their own" for row in rows)
+    return _target("families: co-activation inside over outside, over the same for families by chance", "at least", 5.0,
+                   best["gain"], "times", f"codes by {best['coding']}, judged on {best['texts']:,} texts that they were "
+                                          f"not found with; {several}")
+
+
 def _steered(rows: Sequence[Row]) -> Row:
     times = {f"{row['field']}, {row['way']}": row["times"] for row in rows if row["way"] in ("1 edit", "8 edits")}
     worst = max(times, key=times.__getitem__)
@@ -91,4 +100,5 @@ def _explained(rows: Sequence[Row]) -> Row:
 
 _MAKERS: dict[str, tuple[Callable[[Sequence[Row]], Row], ...]] = {
     "examples": (_examples,), "towards": (_gain, _above), "strengths": (_monotone, _specific),
+    "families": (_families,),
     "cost": (_steered, _explained)}
