@@ -97,6 +97,36 @@ class DenseEncoder(TransformerEncoder):
             out[batch.rows] = vectors
         return out
 
+    def token_states(self, texts: Sequence[str], *, mode: Mode = "document", max_tokens: int = 0,
+                     ) -> list[NDArray[np.float32]]:
+        """What the vectors of texts are pooled from: a state for every word piece, special tokens and prompt included.
+
+        Parameters
+        ----------
+        texts, mode, max_tokens
+            As for :meth:`encode`.
+
+        Returns
+        -------
+        list of float32 arrays, length B, shapes (T, D)
+            In the order of the pieces; T differs from text to text. The mean (or the first) of a text's rows, scaled to
+            length 1, is its vector, up to rounding.
+
+        Raises
+        ------
+        InvalidArgumentError
+            As :meth:`encode`.
+
+        Notes
+        -----
+        On a GPU the states are float32's, where :meth:`encode` may compute in 16 bits.
+        """
+        out = [np.zeros((0, self.dimension), np.float32)] * len(texts)
+        for batch, states in self._run(texts, mode, max_tokens, None, lambda _, hidden: hidden.cpu().numpy()):
+            for row, length, found in zip(batch.rows.tolist(), batch.lengths.tolist(), states, strict=True):
+                out[row] = found[:length]
+        return out
+
     def _encode_packed(self, model: PackedBert, texts: Sequence[str], mode: Mode, max_tokens: int,
                        progress: Progress | None, out: NDArray[np.float32]) -> NDArray[np.float32]:
         from sparsight.encoders.packed import PackedTexts

@@ -10,7 +10,7 @@ import pytest
 
 from sparsight.encoders.checkpoint import read_settings
 from sparsight.encoders.dense import DenseEncoder, pool, pool_packed
-from sparsight.errors import CheckpointError
+from sparsight.errors import CheckpointError, InvalidArgumentError
 
 TEXTS = [
     "the cat sat on the mat",
@@ -112,3 +112,20 @@ def test_lower_case(dense_folder: Path, tmp_path: Path, encoder: DenseEncoder) -
     folder = Path(shutil.copytree(dense_folder, tmp_path / "model"))
     (folder / "sentence_bert_config.json").write_text('{"do_lower_case": true}')
     np.testing.assert_array_equal(DenseEncoder(read_settings(folder)).encode(["THE CAT"]), encoder.encode(["the cat"]))
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_vectors_are_pooled_from_token_states(dense_folder: Path, tmp_path: Path, pooling: str) -> None:
+    folder = Path(shutil.copytree(dense_folder, tmp_path / "model"))
+    (folder / "sparsight.json").write_text(json.dumps({"pooling": pooling, "prompts": {"query": "he is "}}))
+    encoder = DenseEncoder(read_settings(folder))
+    states = encoder.token_states(TEXTS)
+    assert [len(rows) for rows in states] == [8, 11, 4, 2, 10, 64]
+    assert all(rows.dtype == np.float32 and rows.shape[1] == 16 for rows in states)
+    pooled = np.array([rows[0] if pooling == "cls" else rows.mean(0) for rows in states])
+    np.testing.assert_allclose(pooled / np.linalg.norm(pooled, axis=1, keepdims=True), encoder.encode(TEXTS), atol=1e-6)
+    assert len(encoder.token_states(TEXTS[:1], mode="query")[0]) == 10
+    assert len(encoder.token_states(TEXTS[:1], max_tokens=5)[0]) == 5
+    assert encoder.token_states([]) == []
+    with pytest.raises(InvalidArgumentError):
+        encoder.token_states(TEXTS, max_tokens=2)
