@@ -123,6 +123,8 @@ class Generation:
         The models of derived fields that filled this generation's postings.
     profiles : mapping
         Steering profiles as they are kept: for each name its versions.
+    labels : mapping
+        What users call features, as it is kept, by field.
     """
 
     number: int
@@ -133,6 +135,7 @@ class Generation:
     average_lengths: Mapping[str, float]
     derived: Mapping[str, DerivedModel]
     profiles: Mapping[str, Any] = field(default_factory=dict)
+    labels: Mapping[str, Any] = field(default_factory=dict)
 
     def field(self, name: str) -> FieldSchema:
         """The field of that name.

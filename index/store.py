@@ -44,13 +44,15 @@ from sparsight.index.segment import Segment, build_segment
 from sparsight.index.tail import Tail, TailPart
 from sparsight.types import BM25Field, SAEField
 
-__all__ = ["BULK_DOCUMENTS", "PROFILES", "CollectionStore", "WriteAnswer", "discard"]
+__all__ = ["BULK_DOCUMENTS", "LABELS", "PROFILES", "CollectionStore", "WriteAnswer", "discard"]
 
 BULK_DOCUMENTS = 2_000
 """A write of at least this many documents is built into a segment at once."""
 
 SEGMENTS_FOLDER = "segments"
 MODELS_FOLDER = "models"
+LABELS = "labels"
+"""Key of the meta table: what users call features; ``retrieval.naming`` says what it holds."""
 PROFILES = "profiles"
 """Key of the meta table: steering profiles, versions by name; ``retrieval.profiles`` says what they hold."""
 
@@ -149,7 +151,7 @@ class CollectionStore:
         with self.catalog.snapshot():
             self.schema = self.catalog.schema()
             self.state = self.catalog.get_meta("state")
-            self.profiles = self.catalog.find_meta(PROFILES)
+            self.profiles, self.labels = self.catalog.find_meta(PROFILES), self.catalog.find_meta(LABELS)
             self.records = self.catalog.segments()
             dead = np.array(self.catalog.deletions(), np.int64)
             tail_seqs = self.catalog.tail_seqs()
@@ -199,6 +201,7 @@ class CollectionStore:
             self._average_lengths(),
             self.derived,
             self.profiles,
+            self.labels,
         )
 
     @property

@@ -27,7 +27,7 @@ from sparsight.index.schema import check_document_id
 from sparsight.index.store import CollectionStore, WriteAnswer
 from sparsight.index.verification import verify_store
 from sparsight.kernels import CancelFlag
-from sparsight.retrieval import examples, profiles
+from sparsight.retrieval import examples, naming, profiles
 from sparsight.retrieval import features as feature_search
 from sparsight.retrieval.operations import Operations
 from sparsight.retrieval.planning import MAX_QUERY_TEXT
@@ -324,6 +324,17 @@ class Collection:
             examples.vectors_of(self._store, generation, field, [id], (), name) for name, id in (("a", a), ("b", b))
         )
         return feature_search.compare(generation, x, y, field, count)
+
+    def rename_feature(self, index: int, label: str, *, field: str = "") -> Feature:
+        """Call a feature something else; "" gives it the label back that it came with. What it was called is kept.
+
+        Raises
+        ------
+        InvalidArgumentError, UnknownFeatureError
+        """
+        self._store._check_open()
+        naming.rename(self._store, self._generation(), field, index, label)
+        return self.feature(index, field=field)
 
     # --- profiles ------------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from sparsight.index.parts import ImpactQuery
 from sparsight.index.schema import DerivedModel
 from sparsight.kernels import CancelFlag
 from sparsight.retrieval.models import SAEModel
+from sparsight.retrieval.naming import label_of
 from sparsight.retrieval.planning import Leg, Plan, level_values
 from sparsight.retrieval.ranking import Ranking, rank_plans, score_matrix
 from sparsight.retrieval.steering import Steering
@@ -66,7 +67,7 @@ def _retriever_score(
         name = leg.field.name if leg.rerank else _sae_on(generation, field)
         if name:
             code = _code(generation, models[name], name, field, ranking.references[position], passage)
-            contributions = _dense_contributions(models[name], code, query)
+            contributions = _dense_contributions(generation, models[name], name, code, query)
         rest = score - sum(item.score for item in contributions)
         if leg.rerank:
             rest, dense = 0.0, rest
@@ -103,8 +104,8 @@ def _code(generation: Generation, model: DerivedModel, name: str, source: str, r
           ) -> tuple[NDArray[np.uint32], NDArray[np.float64]]:  # fmt: skip
     """Latents and activations of a passage: its vector is in ``source``, its code in the SAE field ``name``.
 
-    Postings have ``z / |xhat|`` in float16. A code by pursuit has the values that rebuild the vector best, so the length
-    is the one that does, and pursuit, the dearest part of indexing, need not be repeated.
+    Postings have ``z / |xhat|`` in float16. A code by pursuit has the values that rebuild the vector best, so the
+    length is the one that does, and pursuit, the dearest part of indexing, need not be repeated.
     """
     assert isinstance(model, SAEModel)
     x, sae = generation.dense_row(source, reference, passage), model.sae
@@ -119,17 +120,18 @@ def _code(generation: Generation, model: DerivedModel, name: str, source: str, r
     return latents, weights.astype(np.float64) * length
 
 
-def _dense_contributions(model: DerivedModel, code: tuple[NDArray[np.uint32], NDArray[np.float64]],
+def _dense_contributions(generation: Generation, model: DerivedModel, name: str,
+                         code: tuple[NDArray[np.uint32], NDArray[np.float64]],
                          query: NDArray[np.float32]) -> tuple[Contribution, ...]:  # fmt: skip
     """The features' parts in a dense product."""
     assert isinstance(model, SAEModel)
     latents, activations = code
     along = (model.sae.W_dec[latents] @ query).astype(np.float64)
-    labels, scores = model.sae.labels, along * activations
+    label, scores = label_of(generation, name, model), along * activations
     order = np.lexsort((latents, -np.abs(scores))).tolist()
     numbers, parts = latents.tolist(), scores.tolist()
-    return tuple(Contribution(f := numbers[at], labels[f] if f < len(labels) else str(f), float(along[at]),
-                              float(activations[at]), parts[at]) for at in order)
+    return tuple(Contribution(numbers[at], label(numbers[at]), float(along[at]), float(activations[at]), parts[at])
+                 for at in order)
 
 
 def _sae_on(generation: Generation, source: str) -> str:
@@ -215,11 +217,11 @@ def _by_feature(generation: Generation, plan: Plan, ranking: Ranking, position: 
         steering, passage = leg.steering, int(ranking.passages[position, column])
         if steering is None or passage < 0 or leg.query is leg.base:
             continue
+        label = label_of(generation, steering.field.name, steering.model)
         for f, delta, weight in _edit_parts(generation, leg, steering, ranking.references[position], passage):
-            labels = steering.model.sae.labels
             known = total.get(f)
             score = delta * weight + (known.score if known else 0.0)
-            total[f] = Contribution(f, labels[f] if f < len(labels) else str(f), delta, weight, score)
+            total[f] = Contribution(f, label(f), delta, weight, score)
     return tuple(sorted(total.values(), key=lambda item: (-abs(item.score), item.index)))
 
 

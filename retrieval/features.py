@@ -12,6 +12,7 @@ from sparsight.errors import InvalidArgumentError
 from sparsight.index.generation import Generation
 from sparsight.index.schema import FieldSchema
 from sparsight.retrieval.models import SAEModel, dense_encoder
+from sparsight.retrieval.naming import history_of, label_of, labels_of
 from sparsight.retrieval.steering import check_feature, sae_field
 from sparsight.types import DenseField, Feature, FeatureDifference, FeatureWeight, RelatedFeatures, SAEField
 
@@ -38,13 +39,13 @@ def find(generation: Generation, words: str, field: str) -> list[Feature]:
     schema, model = _model(generation, field)
     density = model.sae.density
     if words.strip():
-        relevance = _label_share(model.sae.labels, words, model.dimension) + _activation(
+        relevance = _label_share(labels_of(generation, schema.name, model), words, model.dimension) + _activation(
             generation, schema, model, words
         )
         order = [int(f) for f in np.lexsort((np.arange(model.dimension), -density, -relevance)) if relevance[f] > 0]
     else:
         order = [int(f) for f in np.lexsort((np.arange(model.dimension), -density)) if density[f] > 0]
-    return [feature_of(model, schema.name, f) for f in order]
+    return [feature_of(generation, model, schema.name, f) for f in order]
 
 
 def describe(generation: Generation, index: int, field: str) -> Feature:
@@ -56,7 +57,7 @@ def describe(generation: Generation, index: int, field: str) -> Feature:
     """
     schema, model = _model(generation, field)
     check_feature(schema, model, index, "index")
-    return feature_of(model, schema.name, index)
+    return feature_of(generation, model, schema.name, index)
 
 
 def from_examples(generation: Generation, positives: F32, negatives: F32, field: str, count: int
@@ -71,8 +72,9 @@ def from_examples(generation: Generation, positives: F32, negatives: F32, field:
     sae = model.sae
     latents, weights = latents_towards(sae, direction_of(sae, positives, negatives), check_count(count))
     share = np.bincount(sae.document_codes(positives).indices, minlength=sae.n_latents) / len(positives)
-    return tuple(FeatureWeight(feature_of(model, schema.name, f), float(weight) / float(sae.scale[f]), float(share[f]))
-                 for f, weight in zip(latents.tolist(), weights, strict=True))
+    strengths = weights / sae.scale[latents]
+    return tuple(FeatureWeight(feature_of(generation, model, schema.name, f), float(strength), float(share[f]))
+                 for f, strength in zip(latents.tolist(), strengths, strict=True))
 
 
 def related(generation: Generation, index: int, field: str, count: int) -> RelatedFeatures:
@@ -85,7 +87,8 @@ def related(generation: Generation, index: int, field: str, count: int) -> Relat
     order = others[np.argsort(-cosines[others], kind="stable")]
 
     def weighed(found: NDArray[np.int64]) -> tuple[FeatureWeight, ...]:
-        return tuple(FeatureWeight(feature_of(model, schema.name, f), float(cosines[f])) for f in found.tolist())
+        return tuple(FeatureWeight(feature_of(generation, model, schema.name, f), float(cosines[f]))
+                     for f in found.tolist())
 
     count = check_count(count)
     near, far = order[cosines[order] > 0], order[cosines[order] < 0]
@@ -100,7 +103,8 @@ def compare(generation: Generation, a: F32, b: F32, field: str, count: int) -> t
     strong = np.where(sae.scale > 0, strong / np.where(sae.scale > 0, sae.scale, 1.0), 0.0)
     active = np.flatnonzero(strong.any(0))
     order = active[np.lexsort((active, -np.abs(strong[0, active] - strong[1, active])))][:check_count(count)]
-    return tuple(FeatureDifference(feature_of(model, schema.name, f), *strong[:, f].tolist()) for f in order.tolist())
+    return tuple(FeatureDifference(feature_of(generation, model, schema.name, f), *strong[:, f].tolist())
+                 for f in order.tolist())
 
 
 def check_count(count: int) -> int:
@@ -117,12 +121,12 @@ def _model(generation: Generation, field: str) -> tuple[FieldSchema, SAEModel]:
     return schema, model
 
 
-def feature_of(model: SAEModel, field: str, index: int) -> Feature:
+def feature_of(generation: Generation, model: SAEModel, field: str, index: int) -> Feature:
     """What is known of one feature."""
     sae = model.sae
-    label = sae.labels[index] if index < len(sae.labels) else ""
+    label, history = label_of(generation, field, model)(index), history_of(generation, field, model, index)
     examples = tuple(sae.examples[index]) if index < len(sae.examples) else ()
-    return Feature(index, label, float(sae.density[index]), float(sae.scale[index]), examples, field)
+    return Feature(index, label, float(sae.density[index]), float(sae.scale[index]), examples, field, history)
 
 
 def _label_share(labels: Sequence[str], words: str, count: int) -> NDArray[np.float64]:

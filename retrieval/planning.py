@@ -24,6 +24,7 @@ from sparsight.index.rows import SparseRow
 from sparsight.index.schema import DerivedModel, FieldSchema
 from sparsight.index.vectors import MAX_QUERY_WEIGHTS, check_dense, check_sparse, quantise_query
 from sparsight.retrieval.models import SAEModel, dense_encoder, sparse_encoder
+from sparsight.retrieval.naming import label_of
 from sparsight.retrieval.preparation import check_text
 from sparsight.retrieval.profiles import edits_of
 from sparsight.retrieval.steering import Steering, activations_of, conditions_of, overlaps_of, steering_of
@@ -339,10 +340,10 @@ def _fill(generation: Generation, models: Mapping[str, DerivedModel], legs: Sequ
             if leg.steering is not None:
                 leg.query = leg.vector = leg.steering.move(leg.vector, leg.steering.of_vector(leg.vector))
         else:
-            _fill_sae(leg, models[leg.field.name])
+            _fill_sae(generation, leg, models[leg.field.name])
     for leg in legs:
         if leg.base_vector is None and isinstance(leg.field.spec, SAEField):
-            _steer_sparse(leg, models[leg.field.name])
+            _steer_sparse(generation, leg, models[leg.field.name])
 
 
 def _encode_sparse(legs: Sequence[Leg], generation: Generation) -> None:
@@ -393,12 +394,12 @@ def _fill_bm25(generation: Generation, leg: Leg) -> None:
     leg.label = lambda index: names.get(index, str(index))
 
 
-def _fill_sae(leg: Leg, model: DerivedModel) -> None:
+def _fill_sae(generation: Generation, leg: Leg, model: DerivedModel) -> None:
     """Query weights of an SAE field, for the query as it is and as it is steered."""
     assert isinstance(model, SAEModel) and isinstance(leg.field.spec, SAEField) and leg.base_vector is not None
     base = model.query_row(leg.base_vector, leg.scorer)
     leg.base, leg.base_whole = leg.query, leg.whole = _sae_queries(leg, model, base)
-    leg.label = lambda index: model.sae.labels[index] if index < len(model.sae.labels) else str(index)
+    leg.label = label_of(generation, leg.field.name, model)
     if leg.steering is None:
         return
     # Edits are of activations, so they come before the field's weighting.
@@ -420,13 +421,13 @@ def _sae_queries(leg: Leg, model: SAEModel, row: SparseRow, always: Collection[i
     return _quantised(leg, some, model), _quantised(leg, every, model) if again else None
 
 
-def _steer_sparse(leg: Leg, model: DerivedModel) -> None:
+def _steer_sparse(generation: Generation, leg: Leg, model: DerivedModel) -> None:
     """A ready sparse query over an SAE field: edits add to its weights."""
     assert isinstance(model, SAEModel) and isinstance(leg.query, ImpactQuery)
     values = leg.query.weights * leg.query.unit / level_values(leg.field, leg.query.terms, None)
     base = SparseRow(leg.query.terms, values.astype(np.float32))
     leg.base = leg.query = _quantised(leg, base, model)
-    leg.label = lambda index: model.sae.labels[index] if index < len(model.sae.labels) else str(index)
+    leg.label = label_of(generation, leg.field.name, model)
     if leg.steering is not None and (changes := leg.steering.differences(activations_of(base))):
         leg.query = _quantised(leg, leg.steering.add_to(base, changes), model)
 

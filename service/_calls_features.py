@@ -77,6 +77,14 @@ def compare(collection: str, a: str, b: str, field: str, count: int) -> Steps[tu
     return differences_from_proto(answer.features)
 
 
+def rename_feature(collection: str, index: int, label: str, field: str) -> Steps[Feature]:
+    request = features_pb2.RenameFeatureRequest(
+        name=_feature_resource(collection, index, field), label=text(label, "label")
+    )
+    answer = yield call("FeatureService", "RenameFeature", request, features_pb2.RenameFeatureResponse)
+    return feature_from_proto(answer.feature)
+
+
 def _feature_resource(collection: str, index: int, field: str) -> str:
     return f"{field_resource(collection, field)}/features/{integer(index, 'index')}"
 

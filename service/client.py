@@ -339,6 +339,12 @@ class Collection:
         """How strong features are in two documents, given by id, the largest differences first."""
         return self._client._run(_calls_features.compare(self.name, a, b, field, count), timeout)
 
+    def rename_feature(
+        self, index: int, label: str, *, field: str = "", timeout: float | None = None
+    ) -> Feature:
+        """Call a feature something else; "" gives it the label back that it came with. What it was called is kept."""
+        return self._client._run(_calls_features.rename_feature(self.name, index, label, field), timeout)
+
     # --- profiles -----------------------------------------------------------------------------------------
 
     def save_profile(

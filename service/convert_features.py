@@ -35,12 +35,21 @@ def feature_to_proto(feature: Feature, collection: str) -> features_pb2.Feature:
         scale=feature.scale,
         examples=feature.examples,
         field=feature.field,
+        history=feature.history,
     )
 
 
 def feature_from_proto(message: features_pb2.Feature) -> Feature:
     """Feature of a message."""
-    return Feature(message.index, message.label, message.density, message.scale, tuple(message.examples), message.field)
+    return Feature(
+        message.index,
+        message.label,
+        message.density,
+        message.scale,
+        tuple(message.examples),
+        message.field,
+        tuple(message.history),
+    )
 
 
 def weights_to_proto(found: Iterable[FeatureWeight], collection: str) -> list[features_pb2.FeatureWeight]:

@@ -48,6 +48,7 @@ class FeatureHandlers:
             "FeatureService/FindFeatures": ("encode", self.find_features),
             "FeatureService/FindRelatedFeatures": ("read", self.find_related_features),
             "FeatureService/CompareDocuments": ("read", self.compare_documents),
+            "FeatureService/RenameFeature": ("write", self.rename_feature),
             "FeatureService/TrainSae": ("admin", self.train_sae),
             "ProfileService/SaveProfile": ("write", self.save_profile),
             "ProfileService/GetProfile": ("read", self.get_profile),
@@ -98,6 +99,12 @@ class FeatureHandlers:
             request.a, request.b, field=field, count=request.count if request.HasField("count") else 64
         )
         return features_pb2.CompareDocumentsResponse(features=differences_to_proto(found, collection))
+
+    def rename_feature(self, request: features_pb2.RenameFeatureRequest, call: Call) -> Message:
+        name = feature_name(request.name)
+        collection = self._database.collection(name.collection)
+        feature = collection.rename_feature(name.latent, request.label, field=name.field)
+        return features_pb2.RenameFeatureResponse(feature=feature_to_proto(feature, name.collection))
 
     def train_sae(self, request: features_pb2.TrainSaeRequest, call: Call) -> Message:
         collection, field = field_name(request.name, "name")

@@ -667,7 +667,7 @@ class Feature:
 
     ``label`` are its most telling words, ``examples`` the ids of documents it is strongest on. ``density`` is the
     share of training passages it fires on; ``scale`` the 90 % quantile of its positive activations, the unit of
-    steering strength.
+    steering strength. ``history`` are labels that it had before, the one that it came with first.
     """
 
     index: int
@@ -676,6 +676,7 @@ class Feature:
     scale: float = 0.0
     examples: tuple[str, ...] = ()
     field: str = "sae"
+    history: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

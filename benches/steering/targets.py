@@ -78,8 +78,8 @@ def _families(rows: Sequence[Row]) -> Row:
     several = "; ".join(f"codes by {row['coding']}: {row['families']} families, {row['ratio']:.2f} against "
                         f"{row['null']:.2f}, {100 * row['share_5']:.0f} % of them at 5 times their own" for row in rows)
     return _target("families: co-activation inside over outside, over that of families by chance", "at least", 5.0,
-                   best["gain"], "times", f"codes by {best['coding']}, judged on {best['texts']:,} texts that they were "
-                                          f"not found with; {several}")
+                   best["gain"], "times", f"codes by {best['coding']}, judged on {best['texts']:,} texts beside those "
+                                          f"that they were found with; {several}")
 
 
 def _steered(rows: Sequence[Row]) -> Row:

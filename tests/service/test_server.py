@@ -188,6 +188,14 @@ def test_features_equal_embedded(papers: EmbeddedCollection, remote: Collection)
         assert plain(ask(remote)) == plain(ask(papers)) and ask(remote)
 
 
+def test_renaming_equals_embedded(papers: EmbeddedCollection, remote: Collection) -> None:
+    before = papers.feature(7)
+    assert remote.rename_feature(7, "sevens").history == (before.label,)
+    assert plain(remote.feature(7)) == plain(papers.feature(7)) and papers.feature(7).label == "sevens"
+    assert remote.rename_feature(7, "").label == before.label
+    assert refused(errors.InvalidArgumentError, lambda: remote.rename_feature(7, "a\nb")).field == "label"
+
+
 def test_profiles_equal_embedded(papers: EmbeddedCollection, remote: Collection) -> None:
     edits = [Edit(7, "boost", 1.5), Edit(3, "clamp", 0.5, when=7, when_strength=0.1)]
     saved = remote.save_profile("up", edits, note="for tests")

@@ -28,7 +28,7 @@ from google.longrunning import operations_pb2 as google_dot_longrunning_dot_oper
 from sparsight.v1 import collections_pb2 as sparsight_dot_v1_dot_collections__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bsparsight/v1/features.proto\x12\x0csparsight.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a#google/longrunning/operations.proto\x1a\x1esparsight/v1/collections.proto\"\xe1\x01\n\x07\x46\x65\x61ture\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\r\n\x05index\x18\x02 \x01(\x03\x12\r\n\x05label\x18\x03 \x01(\t\x12\x0f\n\x07\x64\x65nsity\x18\x04 \x01(\x01\x12\r\n\x05scale\x18\x05 \x01(\x01\x12\x10\n\x08\x65xamples\x18\x06 \x03(\t\x12\r\n\x05\x66ield\x18\x07 \x01(\t:c\xea\x41`\n\x11sparsight/Feature\x12\x38\x63ollections/{collection}/fields/{field}/features/{index}*\x08\x66\x65\x61tures2\x07\x66\x65\x61ture\"w\n\x13ListFeaturesRequest\x12*\n\x06parent\x18\x01 \x01(\tB\x1a\xe2\x41\x01\x02\xfa\x41\x13\x12\x11sparsight/Feature\x12\r\n\x05words\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"X\n\x14ListFeaturesResponse\x12\'\n\x08\x66\x65\x61tures\x18\x01 \x03(\x0b\x32\x15.sparsight.v1.Feature\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"=\n\x11GetFeatureRequest\x12(\n\x04name\x18\x01 \x01(\tB\x1a\xe2\x41\x01\x02\xfa\x41\x13\n\x11sparsight/Feature\"<\n\x12GetFeatureResponse\x12&\n\x07\x66\x65\x61ture\x18\x01 \x01(\x0b\x32\x15.sparsight.v1.Feature\"V\n\rFeatureWeight\x12&\n\x07\x66\x65\x61ture\x18\x01 \x01(\x0b\x32\x15.sparsight.v1.Feature\x12\x0e\n\x06weight\x18\x02 \x01(\x01\x12\r\n\x05share\x18\x03 \x01(\x01\"\xb5\x01\n\x13\x46indFeaturesRequest\x12*\n\x06parent\x18\x01 \x01(\tB\x1a\xe2\x41\x01\x02\xfa\x41\x13\x12\x11sparsight/Feature\x12\x11\n\tpositives\x18\x02 \x03(\t\x12\x11\n\tnegatives\x18\x03 \x03(\t\x12\x16\n\x0epositive_texts\x18\x04 \x03(\t\x12\x16\n\x0enegative_texts\x18\x05 \x03(\t\x12\x12\n\x05\x63ount\x18\x06 \x01(\x03H\x00\x88\x01\x01\x42\x08\n\x06_count\"E\n\x14\x46indFeaturesResponse\x12-\n\x08\x66\x65\x61tures\x18\x01 \x03(\x0b\x32\x1b.sparsight.v1.FeatureWeight\"d\n\x1a\x46indRelatedFeaturesRequest\x12(\n\x04name\x18\x01 \x01(\tB\x1a\xe2\x41\x01\x02\xfa\x41\x13\n\x11sparsight/Feature\x12\x12\n\x05\x63ount\x18\x02 \x01(\x03H\x00\x88\x01\x01\x42\x08\n\x06_count\"z\n\x1b\x46indRelatedFeaturesResponse\x12,\n\x07nearest\x18\x01 \x03(\x0b\x32\x1b.sparsight.v1.FeatureWeight\x12-\n\x08opposite\x18\x02 \x03(\x0b\x32\x1b.sparsight.v1.FeatureWeight\"Q\n\x11\x46\x65\x61tureDifference\x12&\n\x07\x66\x65\x61ture\x18\x01 \x01(\x0b\x32\x15.sparsight.v1.Feature\x12\t\n\x01\x61\x18\x02 \x01(\x01\x12\t\n\x01\x62\x18\x03 \x01(\x01\"\x85\x01\n\x17\x43ompareDocumentsRequest\x12*\n\x06parent\x18\x01 \x01(\tB\x1a\xe2\x41\x01\x02\xfa\x41\x13\x12\x11sparsight/Feature\x12\x0f\n\x01\x61\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0f\n\x01\x62\x18\x03 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\x05\x63ount\x18\x04 \x01(\x03H\x00\x88\x01\x01\x42\x08\n\x06_count\"M\n\x18\x43ompareDocumentsResponse\x12\x31\n\x08\x66\x65\x61tures\x18\x01 \x03(\x0b\x32\x1f.sparsight.v1.FeatureDifference\"\xc0\x02\n\x0fTrainSaeRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x11\n\tn_latents\x18\x03 \x01(\x03\x12\x0e\n\x01k\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x0e\n\x06\x65pochs\x18\x05 \x01(\x03\x12\x0c\n\x04seed\x18\x06 \x01(\x03\x12\'\n\x06scorer\x18\x07 \x01(\x0e\x32\x17.sparsight.v1.SaeScorer\x12\x1c\n\x0fmax_query_terms\x18\x08 \x01(\x03H\x01\x88\x01\x01\x12-\n\tweighting\x18\t \x01(\x0e\x32\x1a.sparsight.v1.SaeWeighting\x12\x0f\n\x02k1\x18\n \x01(\x01H\x02\x88\x01\x01\x12\x14\n\x07rescore\x18\x0b \x01(\x03H\x03\x88\x01\x01\x42\x04\n\x02_kB\x12\n\x10_max_query_termsB\x05\n\x03_k1B\n\n\x08_rescore2\xd1\x04\n\x0e\x46\x65\x61tureService\x12U\n\x0cListFeatures\x12!.sparsight.v1.ListFeaturesRequest\x1a\".sparsight.v1.ListFeaturesResponse\x12O\n\nGetFeature\x12\x1f.sparsight.v1.GetFeatureRequest\x1a .sparsight.v1.GetFeatureResponse\x12U\n\x0c\x46indFeatures\x12!.sparsight.v1.FindFeaturesRequest\x1a\".sparsight.v1.FindFeaturesResponse\x12j\n\x13\x46indRelatedFeatures\x12(.sparsight.v1.FindRelatedFeaturesRequest\x1a).sparsight.v1.FindRelatedFeaturesResponse\x12\x61\n\x10\x43ompareDocuments\x12%.sparsight.v1.CompareDocumentsRequest\x1a&.sparsight.v1.CompareDocumentsResponse\x12q\n\x08TrainSae\x12\x1d.sparsight.v1.TrainSaeRequest\x1a\x1d.google.longrunning.Operation\"\'\xca\x41$\n\x0fOperationResult\x12\x11OperationMetadatab\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bsparsight/v1/features.proto\x12\x0csparsight.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a#google/longrunning/operations.proto\x1a\x1esparsight/v1/collections.proto\"\xf2\x01\n\x07\x46\x65\x61ture\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x08\x12\r\n\x05index\x18\x02 \x01(\x03\x12\r\n\x05label\x18\x03 \x01(\t\x12\x0f\n\x07\x64\x65nsity\x18\x04 \x01(\x01\x12\r\n\x05scale\x18\x05 \x01(\x01\x12\x10\n\x08\x65xamples\x18\x06 \x03(\t\x12\r\n\x05\x66ield\x18\x07 \x01(\t\x12\x0f\n\x07history\x18\x08 \x03(\t:c\xea\x41`\n\x11sparsight/Feature\x12\x38\x63ollections/{collection}/fields/{field}/features/{index}*\x08\x66\x65\x61tures2\x07\x66\x65\x61ture\"w\n\x13ListFeaturesRequest\x12*\n\x06parent\x18\x01 \x01(\tB\x1a\xe2\x41\x01\x02\xfa\x41\x13\x12\x11sparsight/Feature\x12\r\n\x05words\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"X\n\x14ListFeaturesResponse\x12\'\n\x08\x66\x65\x61tures\x18\x01 \x03(\x0b\x32\x15.sparsight.v1.Feature\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"=\n\x11GetFeatureRequest\x12(\n\x04name\x18\x01 \x01(\tB\x1a\xe2\x41\x01\x02\xfa\x41\x13\n\x11sparsight/Feature\"<\n\x12GetFeatureResponse\x12&\n\x07\x66\x65\x61ture\x18\x01 \x01(\x0b\x32\x15.sparsight.v1.Feature\"V\n\rFeatureWeight\x12&\n\x07\x66\x65\x61ture\x18\x01 \x01(\x0b\x32\x15.sparsight.v1.Feature\x12\x0e\n\x06weight\x18\x02 \x01(\x01\x12\r\n\x05share\x18\x03 \x01(\x01\"\xb5\x01\n\x13\x46indFeaturesRequest\x12*\n\x06parent\x18\x01 \x01(\tB\x1a\xe2\x41\x01\x02\xfa\x41\x13\x12\x11sparsight/Feature\x12\x11\n\tpositives\x18\x02 \x03(\t\x12\x11\n\tnegatives\x18\x03 \x03(\t\x12\x16\n\x0epositive_texts\x18\x04 \x03(\t\x12\x16\n\x0enegative_texts\x18\x05 \x03(\t\x12\x12\n\x05\x63ount\x18\x06 \x01(\x03H\x00\x88\x01\x01\x42\x08\n\x06_count\"E\n\x14\x46indFeaturesResponse\x12-\n\x08\x66\x65\x61tures\x18\x01 \x03(\x0b\x32\x1b.sparsight.v1.FeatureWeight\"d\n\x1a\x46indRelatedFeaturesRequest\x12(\n\x04name\x18\x01 \x01(\tB\x1a\xe2\x41\x01\x02\xfa\x41\x13\n\x11sparsight/Feature\x12\x12\n\x05\x63ount\x18\x02 \x01(\x03H\x00\x88\x01\x01\x42\x08\n\x06_count\"z\n\x1b\x46indRelatedFeaturesResponse\x12,\n\x07nearest\x18\x01 \x03(\x0b\x32\x1b.sparsight.v1.FeatureWeight\x12-\n\x08opposite\x18\x02 \x03(\x0b\x32\x1b.sparsight.v1.FeatureWeight\"Q\n\x11\x46\x65\x61tureDifference\x12&\n\x07\x66\x65\x61ture\x18\x01 \x01(\x0b\x32\x15.sparsight.v1.Feature\x12\t\n\x01\x61\x18\x02 \x01(\x01\x12\t\n\x01\x62\x18\x03 \x01(\x01\"\x85\x01\n\x17\x43ompareDocumentsRequest\x12*\n\x06parent\x18\x01 \x01(\tB\x1a\xe2\x41\x01\x02\xfa\x41\x13\x12\x11sparsight/Feature\x12\x0f\n\x01\x61\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0f\n\x01\x62\x18\x03 \x01(\tB\x04\xe2\x41\x01\x02\x12\x12\n\x05\x63ount\x18\x04 \x01(\x03H\x00\x88\x01\x01\x42\x08\n\x06_count\"M\n\x18\x43ompareDocumentsResponse\x12\x31\n\x08\x66\x65\x61tures\x18\x01 \x03(\x0b\x32\x1f.sparsight.v1.FeatureDifference\"O\n\x14RenameFeatureRequest\x12(\n\x04name\x18\x01 \x01(\tB\x1a\xe2\x41\x01\x02\xfa\x41\x13\n\x11sparsight/Feature\x12\r\n\x05label\x18\x02 \x01(\t\"?\n\x15RenameFeatureResponse\x12&\n\x07\x66\x65\x61ture\x18\x01 \x01(\x0b\x32\x15.sparsight.v1.Feature\"\xc0\x02\n\x0fTrainSaeRequest\x12\x12\n\x04name\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x11\n\tn_latents\x18\x03 \x01(\x03\x12\x0e\n\x01k\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x0e\n\x06\x65pochs\x18\x05 \x01(\x03\x12\x0c\n\x04seed\x18\x06 \x01(\x03\x12\'\n\x06scorer\x18\x07 \x01(\x0e\x32\x17.sparsight.v1.SaeScorer\x12\x1c\n\x0fmax_query_terms\x18\x08 \x01(\x03H\x01\x88\x01\x01\x12-\n\tweighting\x18\t \x01(\x0e\x32\x1a.sparsight.v1.SaeWeighting\x12\x0f\n\x02k1\x18\n \x01(\x01H\x02\x88\x01\x01\x12\x14\n\x07rescore\x18\x0b \x01(\x03H\x03\x88\x01\x01\x42\x04\n\x02_kB\x12\n\x10_max_query_termsB\x05\n\x03_k1B\n\n\x08_rescore2\xab\x05\n\x0e\x46\x65\x61tureService\x12U\n\x0cListFeatures\x12!.sparsight.v1.ListFeaturesRequest\x1a\".sparsight.v1.ListFeaturesResponse\x12O\n\nGetFeature\x12\x1f.sparsight.v1.GetFeatureRequest\x1a .sparsight.v1.GetFeatureResponse\x12U\n\x0c\x46indFeatures\x12!.sparsight.v1.FindFeaturesRequest\x1a\".sparsight.v1.FindFeaturesResponse\x12j\n\x13\x46indRelatedFeatures\x12(.sparsight.v1.FindRelatedFeaturesRequest\x1a).sparsight.v1.FindRelatedFeaturesResponse\x12\x61\n\x10\x43ompareDocuments\x12%.sparsight.v1.CompareDocumentsRequest\x1a&.sparsight.v1.CompareDocumentsResponse\x12X\n\rRenameFeature\x12\".sparsight.v1.RenameFeatureRequest\x1a#.sparsight.v1.RenameFeatureResponse\x12q\n\x08TrainSae\x12\x1d.sparsight.v1.TrainSaeRequest\x1a\x1d.google.longrunning.Operation\"\'\xca\x41$\n\x0fOperationResult\x12\x11OperationMetadatab\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -53,38 +53,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COMPAREDOCUMENTSREQUEST'].fields_by_name['a']._serialized_options = b'\342A\001\002'
   _globals['_COMPAREDOCUMENTSREQUEST'].fields_by_name['b']._loaded_options = None
   _globals['_COMPAREDOCUMENTSREQUEST'].fields_by_name['b']._serialized_options = b'\342A\001\002'
+  _globals['_RENAMEFEATUREREQUEST'].fields_by_name['name']._loaded_options = None
+  _globals['_RENAMEFEATUREREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002\372A\023\n\021sparsight/Feature'
   _globals['_TRAINSAEREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_TRAINSAEREQUEST'].fields_by_name['name']._serialized_options = b'\342A\001\002'
   _globals['_FEATURESERVICE'].methods_by_name['TrainSae']._loaded_options = None
   _globals['_FEATURESERVICE'].methods_by_name['TrainSae']._serialized_options = b'\312A$\n\017OperationResult\022\021OperationMetadata'
   _globals['_FEATURE']._serialized_start=175
-  _globals['_FEATURE']._serialized_end=400
-  _globals['_LISTFEATURESREQUEST']._serialized_start=402
-  _globals['_LISTFEATURESREQUEST']._serialized_end=521
-  _globals['_LISTFEATURESRESPONSE']._serialized_start=523
-  _globals['_LISTFEATURESRESPONSE']._serialized_end=611
-  _globals['_GETFEATUREREQUEST']._serialized_start=613
-  _globals['_GETFEATUREREQUEST']._serialized_end=674
-  _globals['_GETFEATURERESPONSE']._serialized_start=676
-  _globals['_GETFEATURERESPONSE']._serialized_end=736
-  _globals['_FEATUREWEIGHT']._serialized_start=738
-  _globals['_FEATUREWEIGHT']._serialized_end=824
-  _globals['_FINDFEATURESREQUEST']._serialized_start=827
-  _globals['_FINDFEATURESREQUEST']._serialized_end=1008
-  _globals['_FINDFEATURESRESPONSE']._serialized_start=1010
-  _globals['_FINDFEATURESRESPONSE']._serialized_end=1079
-  _globals['_FINDRELATEDFEATURESREQUEST']._serialized_start=1081
-  _globals['_FINDRELATEDFEATURESREQUEST']._serialized_end=1181
-  _globals['_FINDRELATEDFEATURESRESPONSE']._serialized_start=1183
-  _globals['_FINDRELATEDFEATURESRESPONSE']._serialized_end=1305
-  _globals['_FEATUREDIFFERENCE']._serialized_start=1307
-  _globals['_FEATUREDIFFERENCE']._serialized_end=1388
-  _globals['_COMPAREDOCUMENTSREQUEST']._serialized_start=1391
-  _globals['_COMPAREDOCUMENTSREQUEST']._serialized_end=1524
-  _globals['_COMPAREDOCUMENTSRESPONSE']._serialized_start=1526
-  _globals['_COMPAREDOCUMENTSRESPONSE']._serialized_end=1603
-  _globals['_TRAINSAEREQUEST']._serialized_start=1606
-  _globals['_TRAINSAEREQUEST']._serialized_end=1926
-  _globals['_FEATURESERVICE']._serialized_start=1929
-  _globals['_FEATURESERVICE']._serialized_end=2522
+  _globals['_FEATURE']._serialized_end=417
+  _globals['_LISTFEATURESREQUEST']._serialized_start=419
+  _globals['_LISTFEATURESREQUEST']._serialized_end=538
+  _globals['_LISTFEATURESRESPONSE']._serialized_start=540
+  _globals['_LISTFEATURESRESPONSE']._serialized_end=628
+  _globals['_GETFEATUREREQUEST']._serialized_start=630
+  _globals['_GETFEATUREREQUEST']._serialized_end=691
+  _globals['_GETFEATURERESPONSE']._serialized_start=693
+  _globals['_GETFEATURERESPONSE']._serialized_end=753
+  _globals['_FEATUREWEIGHT']._serialized_start=755
+  _globals['_FEATUREWEIGHT']._serialized_end=841
+  _globals['_FINDFEATURESREQUEST']._serialized_start=844
+  _globals['_FINDFEATURESREQUEST']._serialized_end=1025
+  _globals['_FINDFEATURESRESPONSE']._serialized_start=1027
+  _globals['_FINDFEATURESRESPONSE']._serialized_end=1096
+  _globals['_FINDRELATEDFEATURESREQUEST']._serialized_start=1098
+  _globals['_FINDRELATEDFEATURESREQUEST']._serialized_end=1198
+  _globals['_FINDRELATEDFEATURESRESPONSE']._serialized_start=1200
+  _globals['_FINDRELATEDFEATURESRESPONSE']._serialized_end=1322
+  _globals['_FEATUREDIFFERENCE']._serialized_start=1324
+  _globals['_FEATUREDIFFERENCE']._serialized_end=1405
+  _globals['_COMPAREDOCUMENTSREQUEST']._serialized_start=1408
+  _globals['_COMPAREDOCUMENTSREQUEST']._serialized_end=1541
+  _globals['_COMPAREDOCUMENTSRESPONSE']._serialized_start=1543
+  _globals['_COMPAREDOCUMENTSRESPONSE']._serialized_end=1620
+  _globals['_RENAMEFEATUREREQUEST']._serialized_start=1622
+  _globals['_RENAMEFEATUREREQUEST']._serialized_end=1701
+  _globals['_RENAMEFEATURERESPONSE']._serialized_start=1703
+  _globals['_RENAMEFEATURERESPONSE']._serialized_end=1766
+  _globals['_TRAINSAEREQUEST']._serialized_start=1769
+  _globals['_TRAINSAEREQUEST']._serialized_end=2089
+  _globals['_FEATURESERVICE']._serialized_start=2092
+  _globals['_FEATURESERVICE']._serialized_end=2775
 # @@protoc_insertion_point(module_scope)

@@ -32,6 +32,7 @@ class Feature(_message.Message):
     SCALE_FIELD_NUMBER: _builtins.int
     EXAMPLES_FIELD_NUMBER: _builtins.int
     FIELD_FIELD_NUMBER: _builtins.int
+    HISTORY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `collections/{collection}/fields/{field}/features/{index}`."""
     index: _builtins.int
@@ -48,6 +49,10 @@ class Feature(_message.Message):
     def examples(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Ids of documents on which it fires most. Empty: none are kept."""
 
+    @_builtins.property
+    def history(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Labels that it had before, the one that it came with first. Empty: it was never renamed."""
+
     def __init__(
         self,
         *,
@@ -58,10 +63,11 @@ class Feature(_message.Message):
         scale: _builtins.float = ...,
         examples: _abc.Iterable[_builtins.str] | None = ...,
         field: _builtins.str = ...,
+        history: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["density", b"density", "examples", b"examples", "field", b"field", "index", b"index", "label", b"label", "name", b"name", "scale", b"scale"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["density", b"density", "examples", b"examples", "field", b"field", "history", b"history", "index", b"index", "label", b"label", "name", b"name", "scale", b"scale"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -434,6 +440,56 @@ class CompareDocumentsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CompareDocumentsResponse: _TypeAlias = CompareDocumentsResponse  # noqa: Y015
+
+@_typing.final
+class RenameFeatureRequest(_message.Message):
+    """Request of RenameFeature."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """`collections/{collection}/fields/{field}/features/{index}`, {field} `-` for the only SAE field. Empty: refused."""
+    label: _builtins.str
+    """One line of at most 200 bytes. Empty: the label that it came with."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        label: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["label", b"label", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenameFeatureRequest: _TypeAlias = RenameFeatureRequest  # noqa: Y015
+
+@_typing.final
+class RenameFeatureResponse(_message.Message):
+    """Response of RenameFeature."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FEATURE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def feature(self) -> Global___Feature:
+        """The feature with its new label."""
+
+    def __init__(
+        self,
+        *,
+        feature: Global___Feature | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["feature", b"feature"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["feature", b"feature"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenameFeatureResponse: _TypeAlias = RenameFeatureResponse  # noqa: Y015
 
 @_typing.final
 class TrainSaeRequest(_message.Message):

@@ -65,6 +65,11 @@ class FeatureServiceStub:
                 request_serializer=sparsight_dot_v1_dot_features__pb2.CompareDocumentsRequest.SerializeToString,
                 response_deserializer=sparsight_dot_v1_dot_features__pb2.CompareDocumentsResponse.FromString,
                 _registered_method=True)
+        self.RenameFeature = channel.unary_unary(
+                '/sparsight.v1.FeatureService/RenameFeature',
+                request_serializer=sparsight_dot_v1_dot_features__pb2.RenameFeatureRequest.SerializeToString,
+                response_deserializer=sparsight_dot_v1_dot_features__pb2.RenameFeatureResponse.FromString,
+                _registered_method=True)
         self.TrainSae = channel.unary_unary(
                 '/sparsight.v1.FeatureService/TrainSae',
                 request_serializer=sparsight_dot_v1_dot_features__pb2.TrainSaeRequest.SerializeToString,
@@ -115,6 +120,13 @@ class FeatureServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RenameFeature(self, request, context):
+        """Calls a feature something else. What it was called is kept.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def TrainSae(self, request, context):
         """Trains a sparse autoencoder on a dense field's vectors and fills an SAE field with its codes. Runs in the background:
         poll the returned operation.
@@ -152,6 +164,11 @@ def add_FeatureServiceServicer_to_server(servicer, server):
                     servicer.CompareDocuments,
                     request_deserializer=sparsight_dot_v1_dot_features__pb2.CompareDocumentsRequest.FromString,
                     response_serializer=sparsight_dot_v1_dot_features__pb2.CompareDocumentsResponse.SerializeToString,
+            ),
+            'RenameFeature': grpc.unary_unary_rpc_method_handler(
+                    servicer.RenameFeature,
+                    request_deserializer=sparsight_dot_v1_dot_features__pb2.RenameFeatureRequest.FromString,
+                    response_serializer=sparsight_dot_v1_dot_features__pb2.RenameFeatureResponse.SerializeToString,
             ),
             'TrainSae': grpc.unary_unary_rpc_method_handler(
                     servicer.TrainSae,
@@ -299,6 +316,33 @@ class FeatureService:
             '/sparsight.v1.FeatureService/CompareDocuments',
             sparsight_dot_v1_dot_features__pb2.CompareDocumentsRequest.SerializeToString,
             sparsight_dot_v1_dot_features__pb2.CompareDocumentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RenameFeature(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sparsight.v1.FeatureService/RenameFeature',
+            sparsight_dot_v1_dot_features__pb2.RenameFeatureRequest.SerializeToString,
+            sparsight_dot_v1_dot_features__pb2.RenameFeatureResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -49,6 +49,8 @@ class FeatureServiceStub:
     """Features whose directions are most like that of one, and most unlike."""
     CompareDocuments: _grpc.UnaryUnaryMultiCallable[_features_pb2.CompareDocumentsRequest, _features_pb2.CompareDocumentsResponse]
     """Compares two documents by their features."""
+    RenameFeature: _grpc.UnaryUnaryMultiCallable[_features_pb2.RenameFeatureRequest, _features_pb2.RenameFeatureResponse]
+    """Calls a feature something else. What it was called is kept."""
     TrainSae: _grpc.UnaryUnaryMultiCallable[_features_pb2.TrainSaeRequest, _operations_pb2.Operation]
     """Trains a sparse autoencoder on a dense field's vectors and fills an SAE field with its codes. Runs in the background:
     poll the returned operation.
@@ -76,6 +78,8 @@ class FeatureServiceAsyncStub(FeatureServiceStub):
     """Features whose directions are most like that of one, and most unlike."""
     CompareDocuments: _aio.UnaryUnaryMultiCallable[_features_pb2.CompareDocumentsRequest, _features_pb2.CompareDocumentsResponse]  # type: ignore[assignment]
     """Compares two documents by their features."""
+    RenameFeature: _aio.UnaryUnaryMultiCallable[_features_pb2.RenameFeatureRequest, _features_pb2.RenameFeatureResponse]  # type: ignore[assignment]
+    """Calls a feature something else. What it was called is kept."""
     TrainSae: _aio.UnaryUnaryMultiCallable[_features_pb2.TrainSaeRequest, _operations_pb2.Operation]  # type: ignore[assignment]
     """Trains a sparse autoencoder on a dense field's vectors and fills an SAE field with its codes. Runs in the background:
     poll the returned operation.
@@ -130,6 +134,14 @@ class FeatureServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_features_pb2.CompareDocumentsResponse, _abc.Awaitable[_features_pb2.CompareDocumentsResponse]]:
         """Compares two documents by their features."""
+
+    @_abc_1.abstractmethod
+    def RenameFeature(
+        self,
+        request: _features_pb2.RenameFeatureRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_features_pb2.RenameFeatureResponse, _abc.Awaitable[_features_pb2.RenameFeatureResponse]]:
+        """Calls a feature something else. What it was called is kept."""
 
     @_abc_1.abstractmethod
     def TrainSae(
