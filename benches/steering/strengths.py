@@ -25,8 +25,12 @@ _COST_QUERIES, _ROUNDS = 60, 5
 
 
 def section(papers: Papers, collection: Collection) -> list[Row]:
-    """Rows "strengths": a pair of query and feature each; activations are means over the first ten hits, in the
-    feature's own unit. ``others`` is the mean change of 50 features whose direction is not near."""
+    """Rows "strengths": a pair of query and feature each. Everything is a mean over the first ten hits.
+
+    ``spearman`` is of strength and evidence, the product of embedding and direction, which is there for every document;
+    ``gain`` of the activation, which most documents lack, in the feature's own unit; ``others`` the mean gain of 50
+    features whose direction is not near.
+    """
     model = collection._generation().derived["sae"]
     assert isinstance(model, SAEModel)
     sae, drawn = model.sae, np.random.default_rng(11)
@@ -43,8 +47,9 @@ def section(papers: Papers, collection: Collection) -> list[Row]:
         own = np.array([codes[hits, f].mean() / sae.scale[f] for hits in lists])
         away = np.array([(np.asarray(codes[hits][:, others].mean(0)).ravel() / sae.scale[others]).mean()
                          for hits in lists])
-        changes = own.max() - own.min() > 0
-        rank = float(spearmanr(_STRENGTHS, own).statistic) if changes else float("nan")
+        evidence = np.array([(papers.x[papers.indexed[hits]] @ sae.W_dec[f]).mean() for hits in lists])
+        changes = np.ptp(evidence) > 0
+        rank = float(spearmanr(_STRENGTHS, evidence).statistic) if changes else float("nan")
         rows.append({"kind": "strengths", "query": q, "feature": f, "spearman": round(rank, 4),
                      "gain": round(float(own[-1] - own[0]), 4), "others": round(float(away[-1] - away[0]), 5)})
     return rows

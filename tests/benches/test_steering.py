@@ -1,0 +1,58 @@
+"""The steering report's own arithmetic; what it measures needs the corpora."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benches.steering.lists import precision, rbo
+from benches.steering.report import write_page
+from benches.steering.targets import target_rows
+from benches.steering.towards import NAMES, at_overlap
+
+
+def test_rank_biased_overlap() -> None:
+    a = np.arange(10)
+    assert rbo(a, a) == pytest.approx(1) and rbo(a, a + 10) == 0
+    assert rbo(np.array([0, 1]), np.array([1, 0])) == pytest.approx(0.1 * 0.9 + 0.81)  # nothing, then all in common
+    swapped, cut = a[::-1], np.concatenate([a[:5], a[5:] + 10])
+    assert rbo(a, swapped) < rbo(a, cut) == rbo(cut, a) < 1  # the first ranks weigh most
+    assert precision(a, a % 2 == 0, 5) == pytest.approx(0.6)
+
+
+def test_gain_at_an_overlap() -> None:
+    rows = [{"way": "features", "rbo": overlap, "gain": gain} for overlap, gain in ((0.8, 0.1), (0.4, 0.3), (0.6, 0.2))]
+    assert at_overlap(rows, "features") == pytest.approx(0.25)
+    assert np.isnan(at_overlap(rows, "features", overlap=0.9))
+
+
+def test_every_category_that_is_asked_with_has_a_name() -> None:
+    assert len(NAMES) == 40 and all(name == name.strip() and name for name in NAMES.values())
+
+
+def test_targets_and_page(tmp_path: Path) -> None:
+    towards = [{"kind": "towards", "way": way, "step": step, "pairs": 7, "before": 0.1, "after": 0.1 + gain,
+                "gain": gain, "rbo": overlap}
+               for way, factor in (("features", 1.0), ("mean difference", 0.8), ("oracle", 2.0), ("noise", 0.0))
+               for step, gain, overlap in ((0.1, 0.1 * factor, 0.7), (0.5, 0.3 * factor, 0.3))]
+    towards.append({"kind": "towards", "way": "label behind the query", "step": 0.0, "pairs": 7, "before": 0.1,
+                    "after": 0.15, "gain": 0.05, "rbo": 0.6})
+    cost = [{"kind": "cost", "field": field, "way": way, "ms": ms, "p99_ms": 2 * ms, "times": ms / 4}
+            for field in ("dense", "sae") for way, ms in (("none", 4.0), ("1 edit", 4.4), ("8 edits", 4.6),
+                                                          ("explained", 4.5), ("1 edit, explained", 9.0))]
+    strengths = [{"kind": "strengths", "query": 0, "feature": 1, "spearman": rank, "gain": 2.0, "others": 0.1}
+                 for rank in (1.0, 0.5, float("nan"))]
+    rows = {"towards": towards, "cost": cost, "strengths": strengths}
+    targets = {row["what"]: row for row in target_rows(rows)}
+    gained, above, monotone, specific, steered, explained = targets.values()
+    assert gained["measured"] == pytest.approx(0.2) and not gained["met"] and "oracle +0.400" in gained["note"]
+    assert above["measured"] == pytest.approx(1.25) and above["met"]
+    assert monotone["measured"] == 0.5 and "2 of 3 pairs" in monotone["note"]
+    assert specific["measured"] == pytest.approx(0.05) and specific["met"]
+    assert steered["measured"] == pytest.approx(1.15) and explained["measured"] == pytest.approx(0.5)
+    write_page({"rows": {"targets": list(targets.values()), **rows}}, tmp_path / "steering.json")
+    page = (tmp_path / "steering.md").read_text()
+    assert page.count("| met |") == 4 and page.count("**missed**") == 2 and "| oracle | 0.1 | 0.100 |" in page
+    assert (tmp_path / "steering.svg").stat().st_size > 1000 < (tmp_path / "steering_targets.svg").stat().st_size
