@@ -14,10 +14,11 @@ opening a large index is quick and a flipped bit is still never served.
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import google_crc32c
 import numpy as np
@@ -97,6 +98,20 @@ def _chunks(head: bytes, arrays: Mapping[str, NDArray[Any]]) -> Iterator[bytes |
     yield struct.pack("<I", crc32c(table))
 
 
+class _Entry(NamedTuple):
+    """Where an array lies; hits are explained by many short reads, so that it is worked out once."""
+
+    offset: int
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    row_bytes: int
+
+    @classmethod
+    def of(cls, entry: Mapping[str, Any]) -> _Entry:
+        dtype, shape = np.dtype(entry["dtype"]), tuple(entry["shape"])
+        return cls(entry["offset"], dtype, shape, dtype.itemsize * math.prod(shape[1:]))
+
+
 class Container:
     """A mapped container. Arrays are read-only views; every read is preceded by the check of its blocks.
 
@@ -118,7 +133,7 @@ class Container:
                 path=path,
             )
         self.identity: dict[str, Any] = header["identity"]
-        self._directory = {entry["name"]: entry for entry in header["arrays"]}
+        self._directory = {entry["name"]: _Entry.of(entry) for entry in header["arrays"]}
         self._checked = bytearray(len(self._crcs))
 
     def _corrupt(self, what: str, block: int = -1) -> CorruptIndexError:
@@ -175,14 +190,12 @@ class Container:
 
     def array(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """An array, or rows [start, stop) of it along its first axis; read-only, not copied."""
-        entry = self._directory[name]
-        dtype, shape = np.dtype(entry["dtype"]), tuple(entry["shape"])
-        row_bytes = dtype.itemsize * int(np.prod(shape[1:], dtype=np.int64))
+        offset, dtype, shape, row_bytes = self._directory[name]
         stop = shape[0] if stop is None else stop
-        begin, end = entry["offset"] + start * row_bytes, entry["offset"] + stop * row_bytes
+        begin, end = offset + start * row_bytes, offset + stop * row_bytes
         self._check(begin, end)
         flat = np.frombuffer(self._view, dtype, (end - begin) // dtype.itemsize, self._data_start + begin)
-        return flat.reshape(stop - start, *shape[1:])
+        return flat.reshape(stop - start, *shape[1:]) if len(shape) > 1 else flat
 
     def verify(self) -> None:
         """Check every block again, whether or not it was read before."""
