@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix, load_npz, save_npz, vstack
 
 import sparsight
 from benches.quality.measure import say
@@ -25,7 +26,7 @@ from sparsight.types import DenseField, Document, SAEField
 if TYPE_CHECKING:
     from sparsight.retrieval import Collection, Database
 
-__all__ = ["Papers"]
+__all__ = ["JUDGE", "MODEL", "Papers"]
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
@@ -34,7 +35,9 @@ _QUERIES = 1_500  # titles
 _PART = 5_000
 _LEAST = 500  # abstracts of a category
 _TWICE = {"math.MP", "math.IT", "stat.TH", "cs.SY"}  # other names of math-ph, cs.IT, math.ST, eess.SY
-_MODEL, _DICTIONARY = "all-MiniLM-L6-v2", "sparsight-minilm-sae"
+MODEL, JUDGE = "all-MiniLM-L6-v2", "sparsight-small"
+_DICTIONARY = "sparsight-minilm-sae"
+_TERMS, _TOKENS = 96, 192  # weights that are kept of a text, word pieces that are read
 
 
 @dataclass(frozen=True)
@@ -84,13 +87,35 @@ class Papers:
         path = self._work / "embeddings.npy"
         if not path.is_file():
             say(f"embedding {_DRAWN:,} abstracts ...")
-            encoder = load_encoder(_MODEL, device=self._device)
+            encoder = load_encoder(MODEL, device=self._device)
             parts = []
             for start in range(0, _DRAWN, _PART):
                 parts.append(np.asarray(encoder.encode([p.text for p in self.papers[start:start + _PART]])))
                 say(f"{start + len(parts[-1]):,} of {_DRAWN:,}")
             np.save(path, np.concatenate(parts).astype(np.float16))
         return np.load(path).astype(np.float32)
+
+    def text(self, row: int) -> str:
+        """Title and abstract."""
+        return f"{self.papers[row].title}. {self.papers[row].text}"
+
+    @cached_property
+    def vectors(self) -> csr_matrix:
+        """Weights of words (B, V) that a sparse encoder gives the texts: the 96 largest of each, in 255 steps."""
+        path = self._work / "vectors.npz"
+        if not path.is_file():
+            say(f"weighing {_DRAWN:,} abstracts ...")
+            encoder = load_encoder(JUDGE, device=self._device)
+            parts = []
+            for start in range(0, _DRAWN, _PART):
+                texts = [self.text(row) for row in range(start, min(start + _PART, _DRAWN))]
+                parts.append(encoder.encode(texts, max_tokens=_TOKENS, max_terms=_TERMS))
+                say(f"{start + len(texts):,} of {_DRAWN:,}")
+            whole = csr_matrix(vstack(parts))
+            step = float(whole.data.max()) / 255
+            whole.data = np.clip(np.rint(whole.data / step), 1, 255).astype(np.float32) * np.float32(step)
+            save_npz(path, whole)
+        return csr_matrix(load_npz(path))
 
     @cached_property
     def queries(self) -> tuple[I64, F32]:
@@ -100,7 +125,7 @@ class Papers:
 
     def encode(self, texts: list[str]) -> F32:
         """Embeddings of queries."""
-        return np.asarray(load_encoder(_MODEL, device=self._device).encode(texts, mode="query"))
+        return np.asarray(load_encoder(MODEL, device=self._device).encode(texts, mode="query"))
 
     @cached_property
     def frequent(self) -> list[str]:

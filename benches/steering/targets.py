@@ -83,6 +83,23 @@ def _families(rows: Sequence[Row]) -> Row:
                                           f"that they were found with; {several}")
 
 
+def _names(rows: Sequence[Row]) -> Row:
+    by = {row["labeller"]: row for row in rows}
+    chosen = by["chosen"]
+    several = ", ".join(f"{name} {row['detection']:.3f} (won {row['won']})" for name, row in by.items()
+                        if name != "chosen")
+    return _target("names of features: detection AUROC on held-out texts, median", "at least", 0.9, chosen["detection"],
+                   "AUROC", f"{chosen['features']:,} features on {chosen['texts']:,} texts; of strong activations "
+                            f"{chosen['strong_detection']:.3f}; {several}; judged by a sparse encoder")
+
+
+def _named(rows: Sequence[Row]) -> Row:
+    chosen = next(row for row in rows if row["labeller"] == "chosen")
+    return _target("live features that have a name", "at least", 1.0, chosen["named"], "of them",
+                   f"in {chosen['seconds'] / 60:.1f} minutes for {chosen['features']:,}, coding and weighing of texts "
+                   "left out")
+
+
 def _steered(rows: Sequence[Row]) -> Row:
     times = {f"{row['field']}, {row['way']}": row["times"] for row in rows if row["way"] in ("1 edit", "8 edits")}
     worst = max(times, key=times.__getitem__)
@@ -101,5 +118,5 @@ def _explained(rows: Sequence[Row]) -> Row:
 
 _MAKERS: dict[str, tuple[Callable[[Sequence[Row]], Row], ...]] = {
     "examples": (_examples,), "towards": (_gain, _above), "strengths": (_monotone, _specific),
-    "families": (_families,),
+    "families": (_families,), "names": (_names, _named),
     "cost": (_steered, _explained)}
