@@ -34,6 +34,7 @@ from sparsight.retrieval.planning import MAX_QUERY_TEXT
 from sparsight.retrieval.preparation import check_documents, check_text, prepare_rows
 from sparsight.retrieval.searching import search_all
 from sparsight.retrieval.training import train_collection_sae
+from sparsight.retrieval.words import words_of
 from sparsight.types import (
     CollectionInfo,
     Document,
@@ -42,6 +43,7 @@ from sparsight.types import (
     FeatureDifference,
     FeaturePage,
     FeatureWeight,
+    FeatureWords,
     Operation,
     Page,
     Passage,
@@ -324,6 +326,19 @@ class Collection:
             examples.vectors_of(self._store, generation, field, [id], (), name) for name, id in (("a", a), ("b", b))
         )
         return feature_search.compare(generation, x, y, field, count)
+
+    def words(
+        self, id: str, features: Sequence[int], *, passage: int = 0, field: str = "", count: int = 10
+    ) -> tuple[FeatureWords, ...]:
+        """Which words of a document's passage fired features, the most telling first; at most 64 features.
+
+        Raises
+        ------
+        UnknownDocumentError, UnknownFeatureError, InvalidArgumentError
+        FailedPreconditionError
+            The field takes ready vectors.
+        """
+        return words_of(self._store, self._generation(), id, features, passage, field, count)
 
     def rename_feature(self, index: int, label: str, *, field: str = "") -> Feature:
         """Call a feature something else; "" gives it the label back that it came with. What it was called is kept.

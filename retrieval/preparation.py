@@ -232,7 +232,7 @@ def split_text(schema: CollectionSchema, title: str, text: str) -> list[tuple[in
     return split_passages(text, title, dataclasses.replace(schema.passages, max_tokens=longest), encoders[0].tokenizer)
 
 
-def _texts(rows: Sequence[Row], encoder: SparseEncoder | DenseEncoder, max_tokens: int) -> list[str]:
+def passage_texts(rows: Sequence[Row], encoder: SparseEncoder | DenseEncoder, max_tokens: int) -> list[str]:
     """What is encoded for each passage: the title, clipped if it is very long, before the text."""
     from sparsight.encoders import clip_title
 
@@ -247,7 +247,7 @@ def _encode_sparse(field: FieldSchema, rows: Sequence[Row], max_tokens: int) -> 
         return
     assert isinstance(field.spec, SparseField)
     encoder = sparse_encoder(field)
-    texts = _texts(wanting, encoder, max_tokens)
+    texts = passage_texts(wanting, encoder, max_tokens)
     encoded = csr_rows(encoder.encode(texts, mode="document", max_terms=field.spec.max_terms, max_tokens=max_tokens))
     start = 0
     for row in wanting:
@@ -261,7 +261,7 @@ def _encode_dense(field: FieldSchema, rows: Sequence[Row], max_tokens: int) -> N
     if not wanting:
         return
     encoder = dense_encoder(field)
-    encoded = encoder.encode(_texts(wanting, encoder, max_tokens), mode="document", max_tokens=max_tokens)
+    encoded = encoder.encode(passage_texts(wanting, encoder, max_tokens), mode="document", max_tokens=max_tokens)
     start = 0
     for row in wanting:
         row.dense[field.name] = encoded[start : start + row.passages]

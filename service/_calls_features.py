@@ -15,8 +15,18 @@ from sparsight.service.convert_features import (
     profile_from_proto,
     profile_resource,
     weights_from_proto,
+    words_from_proto,
 )
-from sparsight.types import Edit, Feature, FeatureDifference, FeaturePage, FeatureWeight, Profile, RelatedFeatures
+from sparsight.types import (
+    Edit,
+    Feature,
+    FeatureDifference,
+    FeaturePage,
+    FeatureWeight,
+    FeatureWords,
+    Profile,
+    RelatedFeatures,
+)
 from sparsight.v1 import features_pb2, profiles_pb2
 
 FIND_SECONDS = 60.0
@@ -75,6 +85,23 @@ def compare(collection: str, a: str, b: str, field: str, count: int) -> Steps[tu
     )
     answer = yield call("FeatureService", "CompareDocuments", request, features_pb2.CompareDocumentsResponse)
     return differences_from_proto(answer.features)
+
+
+def words(
+    collection: str, id: str, features: Sequence[int], passage: int, field: str, count: int
+) -> Steps[tuple[FeatureWords, ...]]:
+    if isinstance(features, str):
+        raise InvalidArgumentError("expected a list, got a string", field="features")
+    request = features_pb2.ExplainFeaturesRequest(
+        parent=field_resource(collection, field),
+        id=text(id, "id"),
+        features=[integer(feature, f"features[{position}]") for position, feature in enumerate(features)],
+        passage=integer(passage, "passage"),
+        count=integer(count, "count"),
+    )
+    response = features_pb2.ExplainFeaturesResponse
+    answer = yield call("FeatureService", "ExplainFeatures", request, response, FIND_SECONDS)
+    return words_from_proto(answer.features)
 
 
 def rename_feature(collection: str, index: int, label: str, field: str) -> Steps[Feature]:

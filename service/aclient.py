@@ -30,6 +30,7 @@ from sparsight.types import (
     FeatureDifference,
     FeaturePage,
     FeatureWeight,
+    FeatureWords,
     Field,
     Operation,
     Page,
@@ -345,6 +346,20 @@ class AsyncCollection:
     ) -> tuple[FeatureDifference, ...]:
         """How strong features are in two documents, given by id, the largest differences first."""
         return await self._client._run(_calls_features.compare(self.name, a, b, field, count), timeout)
+
+    async def words(
+        self,
+        id: str,
+        features: Sequence[int],
+        *,
+        passage: int = 0,
+        field: str = "",
+        count: int = 10,
+        timeout: float | None = None,
+    ) -> tuple[FeatureWords, ...]:
+        """Which words of a document's passage fired features, the most telling first; at most 64 features."""
+        steps = _calls_features.words(self.name, id, features, passage, field, count)
+        return await self._client._run(steps, timeout)
 
     async def rename_feature(
         self, index: int, label: str, *, field: str = "", timeout: float | None = None

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from sparsight.service.convert import text
 from sparsight.service.convert_collections import collection_resource
 from sparsight.service.convert_search import edit_from_proto, edit_to_proto
-from sparsight.types import Edit, Feature, FeatureDifference, FeatureWeight, Profile
+from sparsight.types import Edit, Feature, FeatureDifference, FeatureWeight, FeatureWords, Profile, WordShare
 from sparsight.v1 import features_pb2, profiles_pb2, search_pb2
 
 __all__ = [
@@ -22,6 +22,8 @@ __all__ = [
     "profile_to_proto",
     "weights_from_proto",
     "weights_to_proto",
+    "words_from_proto",
+    "words_to_proto",
 ]
 
 
@@ -78,6 +80,35 @@ def differences_to_proto(found: Iterable[FeatureDifference], collection: str) ->
 def differences_from_proto(messages: Iterable[features_pb2.FeatureDifference]) -> tuple[FeatureDifference, ...]:
     """Differences of messages."""
     return tuple(FeatureDifference(feature_from_proto(item.feature), item.a, item.b) for item in messages)
+
+
+def words_to_proto(found: Iterable[FeatureWords], collection: str) -> list[features_pb2.FeatureWords]:
+    """Messages of features' words."""
+    return [
+        features_pb2.FeatureWords(
+            feature=feature_to_proto(item.feature, collection),
+            text=item.text,
+            words=[
+                features_pb2.WordShare(word=each.word, start=each.start, end=each.end, share=each.share)
+                for each in item.words
+            ],
+            total=item.total,
+        )
+        for item in found
+    ]
+
+
+def words_from_proto(messages: Iterable[features_pb2.FeatureWords]) -> tuple[FeatureWords, ...]:
+    """Features' words of messages."""
+    return tuple(
+        FeatureWords(
+            feature_from_proto(item.feature),
+            item.text,
+            tuple(WordShare(each.word, each.start, each.end, each.share) for each in item.words),
+            item.total,
+        )
+        for item in messages
+    )
 
 
 # --- profiles ---------------------------------------------------------------------------------------------

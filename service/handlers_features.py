@@ -22,6 +22,7 @@ from sparsight.service.convert_features import (
     feature_to_proto,
     profile_to_proto,
     weights_to_proto,
+    words_to_proto,
 )
 from sparsight.service.dispatch import Call
 from sparsight.service.paging import page_of, page_size_of
@@ -48,6 +49,7 @@ class FeatureHandlers:
             "FeatureService/FindFeatures": ("encode", self.find_features),
             "FeatureService/FindRelatedFeatures": ("read", self.find_related_features),
             "FeatureService/CompareDocuments": ("read", self.compare_documents),
+            "FeatureService/ExplainFeatures": ("encode", self.explain_features),
             "FeatureService/RenameFeature": ("write", self.rename_feature),
             "FeatureService/TrainSae": ("admin", self.train_sae),
             "ProfileService/SaveProfile": ("write", self.save_profile),
@@ -99,6 +101,17 @@ class FeatureHandlers:
             request.a, request.b, field=field, count=request.count if request.HasField("count") else 64
         )
         return features_pb2.CompareDocumentsResponse(features=differences_to_proto(found, collection))
+
+    def explain_features(self, request: features_pb2.ExplainFeaturesRequest, call: Call) -> Message:
+        collection, field = field_name(request.parent)
+        found = self._database.collection(collection).words(
+            request.id,
+            list(request.features),
+            passage=request.passage,
+            field=field,
+            count=request.count if request.HasField("count") else 10,
+        )
+        return features_pb2.ExplainFeaturesResponse(features=words_to_proto(found, collection))
 
     def rename_feature(self, request: features_pb2.RenameFeatureRequest, call: Call) -> Message:
         name = feature_name(request.name)

@@ -27,6 +27,7 @@ __all__ = [
     "FeatureDifference",
     "FeaturePage",
     "FeatureWeight",
+    "FeatureWords",
     "Field",
     "Fusion",
     "Hit",
@@ -48,6 +49,7 @@ __all__ = [
     "SparseVector",
     "Timings",
     "VerifyReport",
+    "WordShare",
     "WriteResult",
 ]
 
@@ -708,6 +710,37 @@ class RelatedFeatures:
 
     nearest: tuple[FeatureWeight, ...]
     opposite: tuple[FeatureWeight, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WordShare:
+    """A word, characters ``start`` to ``end`` (the one after its last) of a text, and its part in something."""
+
+    word: str
+    start: int
+    end: int
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureWords:
+    """Which words of a passage fired a feature.
+
+    Attributes
+    ----------
+    feature : Feature
+    text : str
+        What the encoder read: the title, if there is one, and the passage.
+    words : tuple of WordShare
+        The most telling first; of the product of the feature's direction with the text's vector.
+    total : float
+        That product.
+    """
+
+    feature: Feature
+    text: str
+    words: tuple[WordShare, ...]
+    total: float
 
 
 @dataclass(frozen=True, slots=True)

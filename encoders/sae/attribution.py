@@ -59,13 +59,14 @@ from sparsight.encoders.sae.model import SAE
 from sparsight.encoders.splade import SpladeEncoder
 from sparsight.errors import IncompatibleModelError, InvalidArgumentError, ShapeError
 from sparsight.kernels.reference.max_logits import activate
+from sparsight.types import WordShare
 
 if TYPE_CHECKING:
     import torch
 
     from sparsight.encoders.batching import Batch
 
-__all__ = ["By", "WordShare", "WordShares", "attribute", "attribute_term", "deletion_effect", "word_spans"]
+__all__ = ["By", "WordShares", "attribute", "attribute_term", "deletion_effect", "word_spans"]
 
 By: TypeAlias = Literal["pull", "split", "occlusion"]
 F64 = NDArray[np.float64]
@@ -74,16 +75,6 @@ F64 = NDArray[np.float64]
 # join parts of a word, p: point or comma, space: all else), on which this finds words.
 _WORD = re.compile(r"im*|[wd][wdm]*(?:(?:j|(?<=d)p(?=d))[wd][wdm]*)*")
 _JOINERS = frozenset("-'’_\u00ad\u200c\u200d\u2010\u2011")
-
-
-@dataclass(frozen=True, slots=True)
-class WordShare:
-    """A word, ``text[start:end]``, and its share."""
-
-    word: str
-    start: int
-    end: int
-    share: float
 
 
 @dataclass(frozen=True, eq=False)

@@ -442,6 +442,144 @@ class CompareDocumentsResponse(_message.Message):
 Global___CompareDocumentsResponse: _TypeAlias = CompareDocumentsResponse  # noqa: Y015
 
 @_typing.final
+class WordShare(_message.Message):
+    """A word of a text and its part in something."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORD_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    word: _builtins.str
+    """The word as the text has it."""
+    start: _builtins.int
+    """Its first character, in Unicode code points. Zero: the text begins with it."""
+    end: _builtins.int
+    """The character after its last one."""
+    share: _builtins.float
+    """Its part. Never zero."""
+    def __init__(
+        self,
+        *,
+        word: _builtins.str = ...,
+        start: _builtins.int = ...,
+        end: _builtins.int = ...,
+        share: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "share", b"share", "start", b"start", "word", b"word"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WordShare: _TypeAlias = WordShare  # noqa: Y015
+
+@_typing.final
+class FeatureWords(_message.Message):
+    """Which words of a passage fired a feature."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FEATURE_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    WORDS_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """What the encoder read: the title, if there is one, and the passage."""
+    total: _builtins.float
+    """Product of the feature's direction with the text's vector, which the words have parts in."""
+    @_builtins.property
+    def feature(self) -> Global___Feature:
+        """The feature."""
+
+    @_builtins.property
+    def words(self) -> _containers.RepeatedCompositeFieldContainer[Global___WordShare]:
+        """The most telling first. Empty: no word speaks for the feature."""
+
+    def __init__(
+        self,
+        *,
+        feature: Global___Feature | None = ...,
+        text: _builtins.str = ...,
+        words: _abc.Iterable[Global___WordShare] | None = ...,
+        total: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["feature", b"feature"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["feature", b"feature", "text", b"text", "total", b"total", "words", b"words"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FeatureWords: _TypeAlias = FeatureWords  # noqa: Y015
+
+@_typing.final
+class ExplainFeaturesRequest(_message.Message):
+    """Request of ExplainFeatures."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    FEATURES_FIELD_NUMBER: _builtins.int
+    PASSAGE_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """`collections/{collection}/fields/{field}`, {field} `-` for the only SAE field. Empty: refused."""
+    id: _builtins.str
+    """Id of the document. Empty: refused."""
+    passage: _builtins.int
+    """Which passage of the document. Zero: the first."""
+    count: _builtins.int
+    """Words of each feature at most, 1 to 256. Absent: 10. Zero: refused."""
+    @_builtins.property
+    def features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Indices of the features, 1 to 64. Empty: refused."""
+
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        id: _builtins.str = ...,
+        features: _abc.Iterable[_builtins.int] | None = ...,
+        passage: _builtins.int = ...,
+        count: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_count", b"_count", "count", b"count"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_count", b"_count", "count", b"count", "features", b"features", "id", b"id", "parent", b"parent", "passage", b"passage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__count: _TypeAlias = _typing.Literal["count"]  # noqa: Y015
+    _WhichOneofArgType__count: _TypeAlias = _typing.Literal["_count", b"_count"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__count) -> _WhichOneofReturnType__count | None: ...
+
+Global___ExplainFeaturesRequest: _TypeAlias = ExplainFeaturesRequest  # noqa: Y015
+
+@_typing.final
+class ExplainFeaturesResponse(_message.Message):
+    """Response of ExplainFeatures."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FEATURES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def features(self) -> _containers.RepeatedCompositeFieldContainer[Global___FeatureWords]:
+        """In the order of the request."""
+
+    def __init__(
+        self,
+        *,
+        features: _abc.Iterable[Global___FeatureWords] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainFeaturesResponse: _TypeAlias = ExplainFeaturesResponse  # noqa: Y015
+
+@_typing.final
 class RenameFeatureRequest(_message.Message):
     """Request of RenameFeature."""
 

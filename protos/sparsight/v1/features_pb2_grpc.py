@@ -65,6 +65,11 @@ class FeatureServiceStub:
                 request_serializer=sparsight_dot_v1_dot_features__pb2.CompareDocumentsRequest.SerializeToString,
                 response_deserializer=sparsight_dot_v1_dot_features__pb2.CompareDocumentsResponse.FromString,
                 _registered_method=True)
+        self.ExplainFeatures = channel.unary_unary(
+                '/sparsight.v1.FeatureService/ExplainFeatures',
+                request_serializer=sparsight_dot_v1_dot_features__pb2.ExplainFeaturesRequest.SerializeToString,
+                response_deserializer=sparsight_dot_v1_dot_features__pb2.ExplainFeaturesResponse.FromString,
+                _registered_method=True)
         self.RenameFeature = channel.unary_unary(
                 '/sparsight.v1.FeatureService/RenameFeature',
                 request_serializer=sparsight_dot_v1_dot_features__pb2.RenameFeatureRequest.SerializeToString,
@@ -120,6 +125,13 @@ class FeatureServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExplainFeatures(self, request, context):
+        """Tells which words of a document's passage fired features. Encodes the passage again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RenameFeature(self, request, context):
         """Calls a feature something else. What it was called is kept.
         """
@@ -164,6 +176,11 @@ def add_FeatureServiceServicer_to_server(servicer, server):
                     servicer.CompareDocuments,
                     request_deserializer=sparsight_dot_v1_dot_features__pb2.CompareDocumentsRequest.FromString,
                     response_serializer=sparsight_dot_v1_dot_features__pb2.CompareDocumentsResponse.SerializeToString,
+            ),
+            'ExplainFeatures': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainFeatures,
+                    request_deserializer=sparsight_dot_v1_dot_features__pb2.ExplainFeaturesRequest.FromString,
+                    response_serializer=sparsight_dot_v1_dot_features__pb2.ExplainFeaturesResponse.SerializeToString,
             ),
             'RenameFeature': grpc.unary_unary_rpc_method_handler(
                     servicer.RenameFeature,
@@ -316,6 +333,33 @@ class FeatureService:
             '/sparsight.v1.FeatureService/CompareDocuments',
             sparsight_dot_v1_dot_features__pb2.CompareDocumentsRequest.SerializeToString,
             sparsight_dot_v1_dot_features__pb2.CompareDocumentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainFeatures(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sparsight.v1.FeatureService/ExplainFeatures',
+            sparsight_dot_v1_dot_features__pb2.ExplainFeaturesRequest.SerializeToString,
+            sparsight_dot_v1_dot_features__pb2.ExplainFeaturesResponse.FromString,
             options,
             channel_credentials,
             insecure,

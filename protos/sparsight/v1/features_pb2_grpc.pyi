@@ -49,6 +49,8 @@ class FeatureServiceStub:
     """Features whose directions are most like that of one, and most unlike."""
     CompareDocuments: _grpc.UnaryUnaryMultiCallable[_features_pb2.CompareDocumentsRequest, _features_pb2.CompareDocumentsResponse]
     """Compares two documents by their features."""
+    ExplainFeatures: _grpc.UnaryUnaryMultiCallable[_features_pb2.ExplainFeaturesRequest, _features_pb2.ExplainFeaturesResponse]
+    """Tells which words of a document's passage fired features. Encodes the passage again."""
     RenameFeature: _grpc.UnaryUnaryMultiCallable[_features_pb2.RenameFeatureRequest, _features_pb2.RenameFeatureResponse]
     """Calls a feature something else. What it was called is kept."""
     TrainSae: _grpc.UnaryUnaryMultiCallable[_features_pb2.TrainSaeRequest, _operations_pb2.Operation]
@@ -78,6 +80,8 @@ class FeatureServiceAsyncStub(FeatureServiceStub):
     """Features whose directions are most like that of one, and most unlike."""
     CompareDocuments: _aio.UnaryUnaryMultiCallable[_features_pb2.CompareDocumentsRequest, _features_pb2.CompareDocumentsResponse]  # type: ignore[assignment]
     """Compares two documents by their features."""
+    ExplainFeatures: _aio.UnaryUnaryMultiCallable[_features_pb2.ExplainFeaturesRequest, _features_pb2.ExplainFeaturesResponse]  # type: ignore[assignment]
+    """Tells which words of a document's passage fired features. Encodes the passage again."""
     RenameFeature: _aio.UnaryUnaryMultiCallable[_features_pb2.RenameFeatureRequest, _features_pb2.RenameFeatureResponse]  # type: ignore[assignment]
     """Calls a feature something else. What it was called is kept."""
     TrainSae: _aio.UnaryUnaryMultiCallable[_features_pb2.TrainSaeRequest, _operations_pb2.Operation]  # type: ignore[assignment]
@@ -134,6 +138,14 @@ class FeatureServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_features_pb2.CompareDocumentsResponse, _abc.Awaitable[_features_pb2.CompareDocumentsResponse]]:
         """Compares two documents by their features."""
+
+    @_abc_1.abstractmethod
+    def ExplainFeatures(
+        self,
+        request: _features_pb2.ExplainFeaturesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_features_pb2.ExplainFeaturesResponse, _abc.Awaitable[_features_pb2.ExplainFeaturesResponse]]:
+        """Tells which words of a document's passage fired features. Encodes the passage again."""
 
     @_abc_1.abstractmethod
     def RenameFeature(

@@ -1,0 +1,52 @@
+"""Words of a passage that fired a feature, with an encoder of random weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import sparsight
+from sparsight.errors import FailedPreconditionError, InvalidArgumentError, UnknownDocumentError, UnknownFeatureError
+from sparsight.types import DenseField
+from tests.encoders.conftest import *  # noqa: F403 - the fixtures that make a model
+
+
+def test_words_are_of_the_passage_that_was_encoded(dense_folder: Path, tmp_path: Path) -> None:
+    with sparsight.open(tmp_path) as database:
+        things = database.create_collection("things", [DenseField("dense", str(dense_folder))])
+        animals = ("cat", "dog", "mat", "house", "old")
+        things.upsert([{"id": str(n), "title": f"The {animals[n % 5]}",
+                        "text": f"The {animals[n % 5]} sat on the {animals[(n // 5) % 5]}, and the dog ran."}
+                       for n in range(70)])  # fmt: skip
+        things.train_sae("sae", n_latents=32, k=4, epochs=5)
+        features = [item.index for item in things.features().features[:3]]
+        told = things.words("7", features, count=4)
+        assert [item.feature.index for item in told] == features
+        assert {item.text for item in told} == {"The mat The mat sat on the dog, and the dog ran."}
+        for item in told:
+            assert all(item.text[each.start:each.end] == each.word for each in item.words)
+            shares = [each.share for each in item.words]
+            assert len(shares) <= 4 and shares == sorted(shares, reverse=True) and all(share > 0 for share in shares)
+        vector = np.asarray(things.get("7", include=["vectors"]).vectors["dense"])
+        sae = things._generation().derived["sae"].sae  # type: ignore[attr-defined]
+        expected = sae.W_dec[features] @ (vector - sae.b_dec)
+        assert [item.total for item in told] == pytest.approx(expected.tolist(), abs=1e-5)
+        for wrong, error, place in (
+                ({"id": "no"}, UnknownDocumentError, "id"), ({"features": [32]}, UnknownFeatureError, "features[0]"),
+                ({"features": []}, InvalidArgumentError, "features"), ({"passage": 1}, InvalidArgumentError, "passage"),
+                ({"count": 0}, InvalidArgumentError, "count")):  # fmt: skip
+            with pytest.raises(error) as caught:
+                things.words(**({"id": "7", "features": [1]} | wrong))  # type: ignore[arg-type]
+            assert caught.value.field == place
+
+
+def test_ready_vectors_have_no_words(tmp_path: Path) -> None:
+    with sparsight.open(tmp_path) as database:
+        things = database.create_collection("things", [DenseField("dense", dimension=8)])
+        x = np.random.default_rng(0).standard_normal((70, 8)).astype(np.float32)
+        things.upsert([{"id": str(n), "text": "a", "vectors": {"dense": x[n]}} for n in range(70)])
+        things.train_sae("sae", n_latents=32, k=4, epochs=2)
+        with pytest.raises(FailedPreconditionError, match="ready vectors"):
+            things.words("7", [1])
