@@ -51,7 +51,8 @@ def words_of(store: CollectionStore, generation: Generation, id: str, features: 
                                    field="passage")
     embedder, limit = dense_encoder(generation.field(schema.spec.source)), generation.schema.passages.max_tokens
     text = passage_texts(rows, embedder, limit)[passage]
+    begins = len(text) - len(rows[0].passage_text(passage))
     (found,) = attribute([text], [list(features)], embedder=embedder, sae=model.sae, max_tokens=limit)
     return tuple(FeatureWords(feature_of(generation, model, schema.name, feature), text,
-                              tuple(found.top(at, count)), float(found.total[at]))
+                              tuple(found.top(at, count)), float(found.total[at]), begins)
                  for at, feature in enumerate(features))

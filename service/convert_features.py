@@ -93,6 +93,7 @@ def words_to_proto(found: Iterable[FeatureWords], collection: str) -> list[featu
                 for each in item.words
             ],
             total=item.total,
+            begins=item.begins,
         )
         for item in found
     ]
@@ -106,6 +107,7 @@ def words_from_proto(messages: Iterable[features_pb2.FeatureWords]) -> tuple[Fea
             item.text,
             tuple(WordShare(each.word, each.start, each.end, each.share) for each in item.words),
             item.total,
+            item.begins,
         )
         for item in messages
     )

@@ -43,6 +43,7 @@ MAX_PAGE = 200
 _MAX_CONTRIBUTIONS = 24
 _MAX_PASSAGE = 2_000
 _MAX_TITLE = 500
+_MAX_WORDS = 20  # marked in a passage for a feature
 
 
 @dataclass(slots=True)
@@ -145,6 +146,7 @@ def _hit(hit: Hit, origins: Mapping[str, str]) -> dict[str, Any]:
         "score": hit.score,
         "title": _cut(hit.title, _MAX_TITLE),
         "passage": _cut(hit.passage_text, _MAX_PASSAGE),
+        "passage_number": hit.passage,
         "metadata": hit.metadata,
         "retrievers": [_retriever(part, origins) for part in explanation.retrievers] if explanation else [],
         "movement": _movement(explanation.movement) if explanation and explanation.movement else None,
@@ -208,6 +210,17 @@ def get_feature(database: Database, call: WebCall) -> Mapping[str, Any]:
                                               for item in documents]}
 
 
+def feature_words(database: Database, call: WebCall) -> Mapping[str, Any]:
+    """Which words of a hit's passage fired a feature: places in the passage, the most telling first."""
+    collection, asked = _collection_of(database, call), call.arguments
+    id, index, field = asked.text("id"), asked.integer("feature"), asked.text("field")
+    passage = asked.integer("passage", 0)
+    asked.end()
+    (told,) = collection.words(id, [index], passage=passage, field=field, count=_MAX_WORDS)
+    return {"words": [{"start": word.start - told.begins, "end": word.end - told.begins, "share": word.share}
+                      for word in told.words if word.start >= told.begins]}  # not those of the title
+
+
 def _feature(feature: Feature) -> dict[str, Any]:
     return {"index": feature.index, "label": feature.label, "density": feature.density, "scale": feature.scale,
             "field": feature.field}
@@ -222,4 +235,5 @@ ENDPOINTS: tuple[WebEndpoint, ...] = (
     WebEndpoint("POST", "/api/collections/{collection}/search", "search", search),
     WebEndpoint("GET", "/api/collections/{collection}/features", "read", find_features),
     WebEndpoint("GET", "/api/collections/{collection}/features/{feature}", "read", get_feature),
+    WebEndpoint("GET", "/api/collections/{collection}/words", "encode", feature_words),
 )

@@ -735,12 +735,15 @@ class FeatureWords:
         The most telling first; of the product of the feature's direction with the text's vector.
     total : float
         That product.
+    begins : int
+        Where in ``text`` the passage begins.
     """
 
     feature: Feature
     text: str
     words: tuple[WordShare, ...]
     total: float
+    begins: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["cost", "section"]
 
-_STRENGTHS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
+_STRENGTHS = (0.0, 1.0, 2.0, 3.0, 4.5, 6.0)
 _PAIRS, _UNRELATED, _FAR = 300, 50, 0.2
 _COST_QUERIES, _ROUNDS = 60, 5
 
@@ -27,7 +27,8 @@ _COST_QUERIES, _ROUNDS = 60, 5
 def section(papers: Papers, collection: Collection) -> list[Row]:
     """Rows "strengths": a pair of query and feature each. Everything is a mean over the first ten hits.
 
-    ``spearman`` is of strength and evidence, the product of embedding and direction, which is there for every document;
+    ``spearman`` is of strength and evidence, the product of embedding and direction, which is there for every document,
+    and ``falls`` counts the steps that lowered it: none can, and equal ones are what keeps Spearman's figure from 1;
     ``gain`` of the activation, which most documents lack, in the feature's own unit; ``others`` the mean gain of 50
     features whose direction is not near.
     """
@@ -51,6 +52,7 @@ def section(papers: Papers, collection: Collection) -> list[Row]:
         changes = np.ptp(evidence) > 0
         rank = float(spearmanr(_STRENGTHS, evidence).statistic) if changes else float("nan")
         rows.append({"kind": "strengths", "query": q, "feature": f, "spearman": round(rank, 4),
+                     "falls": int((np.diff(evidence) < -1e-6).sum()),
                      "gain": round(float(own[-1] - own[0]), 4), "others": round(float(away[-1] - away[0]), 5)})
     return rows
 

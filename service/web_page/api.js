@@ -47,6 +47,9 @@ export const findFeatures = (collection, {words, field, page, size}, signal) =>
 export const getFeature = (collection, index, field) =>
   ask(inCollection(collection, `features/${index}${parameters({field})}`));
 
+export const featureWords = (collection, {id, passage, feature, field}, signal) =>
+  ask(inCollection(collection, `words${parameters({id, passage, feature, field})}`), {signal});
+
 /**
  * Runs questions of one kind, after a pause in which a newer one may take their place. `run(delay, question, answer,
  * failure)`: `question(signal)` is asked, and one of the others is called, unless a newer one has begun.

@@ -39,7 +39,11 @@ function barRow(name, score, up, down) {
 function featureName(item, field, state) {
   const used = state.hasEdit(item.index, field);
   const short = shortLabel(item.label, item.index);
+  const tell = (name) => (event) => event.currentTarget.dispatchEvent(new CustomEvent(name, {
+    bubbles: true, detail: {index: item.index, field},
+  }));
   return h("button", {
+    onpointerenter: tell("look"), onpointerleave: tell("leave"), onfocus: tell("look"), onblur: tell("leave"),
     type: "button", class: "name feature", title: item.label || short, "data-feature": item.index, "data-field": field,
     "aria-pressed": String(used), "aria-label": `Slider for ${short}`,
     onclick: (event) => event.currentTarget.dispatchEvent(new CustomEvent("feature", {

@@ -1,10 +1,12 @@
 // The list of hits: rank and movement, passage, why.
 
+import {featureWords, newest} from "./api.js";
 import {bars, hasMore, scalesOf, shares} from "./bars.js";
 import {h, shortLabel, signed} from "./dom.js";
-import {highlighted, queryStems} from "./words.js";
+import {highlighted, queryStems, shaded} from "./words.js";
 
 const METADATA = 4;
+const LOOK_MS = 250; // on a feature before its words are asked for: they cost a pass of the encoder
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 
 /** How a hit moved: {sign, text, spoken}. */
@@ -58,6 +60,9 @@ export class HitList {
     this.hits = [];
     this.open = new Set();
     this.opened = new Set(); // whose passage is shown in full
+    this.looks = newest();
+    list.addEventListener("look", (event) => this.#look(event));
+    list.addEventListener("leave", (event) => this.#leave(event));
     list.addEventListener("focusin", (event) => this.#makeCurrent(event.target.closest(".hit")));
   }
 
@@ -108,6 +113,23 @@ export class HitList {
     item.replaceWith(fresh);
     this.#makeCurrent(fresh);
     if (had) (onButton ? fresh.querySelector(".more") : fresh).focus({preventScroll: true});
+  }
+
+  /** Marks the words of a passage that fired the feature somebody looks at. */
+  #look({target, detail: {index, field}}) {
+    const item = target.closest(".hit"), hit = this.hits.find(({id}) => id === item?.dataset.id);
+    const passage = item?.querySelector(".passage");
+    if (!passage) return;
+    const asked = {id: hit.id, passage: hit.passage_number, feature: index, field};
+    this.looks.run(LOOK_MS, (signal) => featureWords(this.state.view.collection, asked, signal),
+      ({words}) => words.length && passage.replaceChildren(...shaded(hit.passage, words)),
+      () => {}); // ready vectors have no words: then the query's stay marked
+  }
+
+  #leave({target}) {
+    this.looks.drop();
+    const item = target.closest(".hit"), hit = this.hits.find(({id}) => id === item?.dataset.id);
+    if (hit) item.querySelector(".passage")?.replaceChildren(...highlighted(hit.passage, this.stems));
   }
 
   #itemOf(id) {

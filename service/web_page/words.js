@@ -38,3 +38,17 @@ export function pieces(passage, stems) {
 
 export const highlighted = (passage, stems) =>
   pieces(passage, stems).map(({text, marked}) => (marked ? h("mark", {}, text) : text));
+
+/** The passage with the words of a feature marked, the more the stronger: `{start, end, share}` in characters. */
+export function shaded(passage, words) {
+  const characters = [...passage], top = Math.max(...words.map(({share}) => share)), parts = [];
+  let at = 0;
+  for (const {start, end, share} of [...words].sort((a, b) => a.start - b.start)) {
+    if (end > characters.length) break; // the passage was cut
+    const mark = h("mark", {class: "fired"}, characters.slice(start, end).join(""));
+    mark.style.setProperty("--share", (share / top).toFixed(2));
+    parts.push(characters.slice(at, start).join(""), mark);
+    at = end;
+  }
+  return [...parts, characters.slice(at).join("")];
+}

@@ -25,6 +25,7 @@ def test_words_are_of_the_passage_that_was_encoded(dense_folder: Path, tmp_path:
         told = things.words("7", features, count=4)
         assert [item.feature.index for item in told] == features
         assert {item.text for item in told} == {"The mat The mat sat on the dog, and the dog ran."}
+        assert {item.begins for item in told} == {len("The mat ")}
         for item in told:
             assert all(item.text[each.start:each.end] == each.word for each in item.words)
             shares = [each.share for each in item.words]

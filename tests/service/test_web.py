@@ -192,6 +192,23 @@ def test_one_feature_has_titles_of_its_examples(web: TestClient, web_database: D
     assert all(example["title"] for example in answer["examples"])
 
 
+def test_words_of_a_feature_are_places_in_the_passage(web: TestClient, web_database: Database):
+    collection = web_database[COLLECTION]
+    hit = web.post(SEARCH, json={"text": "cat dog", "fields": ["dense"], "k": 1}).json()["hits"][0]
+    index = hit["retrievers"][0]["contributions"][0]["index"]
+    asked = f"id={hit['id']}&passage={hit['passage_number']}&feature={index}&field=sae"
+    words = web.get(f"/api/collections/{COLLECTION}/words?{asked}").json()["words"]
+    (told,) = collection.words(hit["id"], [index], count=20)
+    assert words and len(words) <= len(told.words)
+    assert [hit["passage"][one["start"]:one["end"]] for one in words] == [
+        one.word for one in told.words if one.start >= told.begins]
+    for wrong, field in (
+        (asked.replace("id=", "id=x"), "id"), (asked.replace("feature=", "feature=9999"), "features[0]"),
+        (asked.replace("passage=0", "passage=7"), "passage"), (asked + "&x=1", "x")):
+        answer = web.get(f"/api/collections/{COLLECTION}/words?{wrong}")
+        assert answer.status_code in (400, 404) and answer.json()["error"]["field"] == field
+
+
 # --- errors -------------------------------------------------------------------------------------------------------
 
 

@@ -409,3 +409,17 @@ def test_a_phone(visit: Visit, scheme: str):
     assert page.evaluate("document.documentElement.scrollWidth") == 360
     red, green, blue = map(int, re.findall(r"\d+", page.evaluate("getComputedStyle(document.body).backgroundColor")))
     assert (min(red, green, blue) > 200) == (scheme == "light")
+
+
+def test_looking_at_a_feature_marks_its_words(visit: Visit) -> None:
+    page = visit.open(f"?c={COLLECTION}&q=cat+dog&by=dense")
+    hit = page.locator(".hit").first
+    feature = hit.locator(".feature").first
+    plain = hit.locator(".passage").inner_text()
+    feature.hover()
+    expect(hit.locator("mark.fired").first).to_be_visible()
+    assert hit.locator(".passage").inner_text() == plain  # the same text, with other words marked
+    page.mouse.move(0, 0)
+    expect(hit.locator("mark.fired")).to_have_count(0)
+    feature.focus()
+    expect(hit.locator("mark.fired").first).to_be_visible()

@@ -485,10 +485,13 @@ class FeatureWords(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     WORDS_FIELD_NUMBER: _builtins.int
     TOTAL_FIELD_NUMBER: _builtins.int
+    BEGINS_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """What the encoder read: the title, if there is one, and the passage."""
     total: _builtins.float
     """Product of the feature's direction with the text's vector, which the words have parts in."""
+    begins: _builtins.int
+    """Where in the text the passage begins. Zero: there is no title."""
     @_builtins.property
     def feature(self) -> Global___Feature:
         """The feature."""
@@ -504,10 +507,11 @@ class FeatureWords(_message.Message):
         text: _builtins.str = ...,
         words: _abc.Iterable[Global___WordShare] | None = ...,
         total: _builtins.float = ...,
+        begins: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["feature", b"feature"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["feature", b"feature", "text", b"text", "total", b"total", "words", b"words"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["begins", b"begins", "feature", b"feature", "text", b"text", "total", b"total", "words", b"words"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
