@@ -71,7 +71,7 @@ def cost(papers: Papers, collection: Collection) -> list[Row]:
             for x in queries[:_COST_QUERIES]:
                 for way, more in ways.items():
                     started = time.perf_counter()
-                    collection.search(_query(x, (), field, **more))
+                    collection.search(_query(x, field=field, **more))
                     times[way].append(1000 * (time.perf_counter() - started))
         base = np.median(times["none"])
         rows += [{"kind": "cost", "field": field, "way": way, "ms": round(float(np.median(of)), 3),
@@ -80,5 +80,5 @@ def cost(papers: Papers, collection: Collection) -> list[Row]:
     return rows
 
 
-def _query(x: NDArray[np.float32], edits: Any, field: str = "dense", **more: Any) -> Query:
-    return Query(retrievers=[Retriever(field, dense=x)], k=10, **({"edits": edits} | more))
+def _query(x: NDArray[np.float32], edits: Any = (), field: str = "dense", **more: Any) -> Query:
+    return Query(retrievers=[Retriever(field, dense=x)], edits=edits, k=10, **more)

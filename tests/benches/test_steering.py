@@ -39,10 +39,10 @@ def test_targets_and_page(tmp_path: Path) -> None:
                for step, gain, overlap in ((0.1, 0.1 * factor, 0.7), (0.5, 0.3 * factor, 0.3))]
     towards.append({"kind": "towards", "way": "label behind the query", "step": 0.0, "pairs": 7, "before": 0.1,
                     "after": 0.15, "gain": 0.05, "rbo": 0.6})
-    ways = (("none", 4.0), ("1 edit", 4.4), ("8 edits", 4.6), ("explained", 4.5), ("1 edit, explained", 9.0))
+    ways = {"none": 4.0, "1 edit": 4.4, "8 edits": 4.6, "explained": 4.5, "1 edit, explained": 9.0}.items()
     cost = [{"kind": "cost", "field": field, "way": way, "ms": ms, "p99_ms": 2 * ms, "times": ms / 4}
             for field in ("dense", "sae") for way, ms in ways]
-    strengths = [{"kind": "strengths", "query": 0, "feature": 1, "spearman": rank, "gain": 2.0, "others": 0.1, "falls": 0}
+    strengths = [{"kind": "strengths", "spearman": rank, "gain": 2.0, "others": 0.1, "falls": 0}
                  for rank in (1.0, 0.5, float("nan"))]
     rows = {"towards": towards, "cost": cost, "strengths": strengths}
     targets = {row["what"]: row for row in target_rows(rows)}
