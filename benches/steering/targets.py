@@ -102,6 +102,19 @@ def _named(rows: Sequence[Row]) -> Row:
                    "left out")
 
 
+def _overlaps(rows: Sequence[Row]) -> Row:
+    within = {way: float(np.mean([0.5 <= row[way] / row["measured"] <= 2 for row in rows]))
+              for way in ("predicted", "sampled", "independent")}
+    near = [0.5 <= row["predicted"] / row["measured"] <= 2 for row in rows if row["sets"] == "near"]
+    typical = float(np.median([max(row["predicted"] / row["measured"], row["measured"] / max(row["predicted"], 1e-9))
+                               for row in rows]))
+    return _target("filters by set overlap: measured rate over the one that a sample predicts, median", "at most", 2.0,
+                   typical, "times", f"{len(rows)} filters of 8 to 32 features; within twice for "
+                   f"{100 * within['predicted']:.0f} % of them (of near features {100 * float(np.mean(near)):.0f} %), by "
+                   f"the sample's own rate {100 * within['sampled']:.0f} %, by independence "
+                   f"{100 * within['independent']:.0f} %")
+
+
 def _steered(rows: Sequence[Row]) -> Row:
     times = {f"{row['field']}, {row['way']}": row["times"] for row in rows if row["way"] in ("1 edit", "8 edits")}
     worst = max(times, key=times.__getitem__)
@@ -121,4 +134,5 @@ def _explained(rows: Sequence[Row]) -> Row:
 _MAKERS: dict[str, tuple[Callable[[Sequence[Row]], Row], ...]] = {
     "examples": (_examples,), "towards": (_gain, _above), "strengths": (_monotone, _specific),
     "families": (_families,), "names": (_names, _named),
+    "overlaps": (_overlaps,),
     "cost": (_steered, _explained)}
