@@ -12,6 +12,7 @@ from benches.steering.towards import at_overlap
 __all__ = ["target_rows"]
 
 Rows = Mapping[str, Sequence[Row]]
+_KEPT = 0.95  # of nDCG@10
 
 
 def target_rows(rows: Rows) -> list[Row]:
@@ -102,6 +103,20 @@ def _named(rows: Sequence[Row]) -> Row:
                    "left out")
 
 
+def _away(rows: Sequence[Row]) -> Row:
+    told = {}
+    for way in dict.fromkeys(row["way"] for row in rows):
+        curve = [row for row in rows if row["way"] == way]
+        whole = curve[0]
+        kept = [row["ndcg"] / whole["ndcg"] for row in curve]
+        cut = [1 - row["left"] / whole["left"] for row in curve]
+        told[way] = float(np.interp(-_KEPT, [-share for share in kept], cut)) if min(kept) <= _KEPT else max(cut)
+    return _target("steering away from a category: cut of its share in the first ten, 95 % of nDCG@10 kept", "at least",
+                   0.5, told["features"], "of it",
+                   f"{rows[0]['pairs']:,} pairs, share {rows[0]['left']:.3f} before, nDCG@10 {rows[0]['ndcg']:.3f} of the "
+                   "titles' own abstracts; " + ", ".join(f"{way} {cut:.3f}" for way, cut in told.items()))
+
+
 def _overlaps(rows: Sequence[Row]) -> Row:
     within = {way: float(np.mean([0.5 <= row[way] / row["measured"] <= 2 for row in rows]))
               for way in ("predicted", "sampled", "independent")}
@@ -110,7 +125,7 @@ def _overlaps(rows: Sequence[Row]) -> Row:
                                for row in rows]))
     return _target("filters by set overlap: measured rate over the one that a sample predicts, median", "at most", 2.0,
                    typical, "times", f"{len(rows)} filters of 8 to 32 features; within twice for "
-                   f"{100 * within['predicted']:.0f} % of them (of near features {100 * float(np.mean(near)):.0f} %), by "
+                   f"{100 * within['predicted']:.0f} % (of near features {100 * float(np.mean(near)):.0f} %), by "
                    f"the sample's own rate {100 * within['sampled']:.0f} %, by independence "
                    f"{100 * within['independent']:.0f} %")
 
@@ -134,5 +149,5 @@ def _explained(rows: Sequence[Row]) -> Row:
 _MAKERS: dict[str, tuple[Callable[[Sequence[Row]], Row], ...]] = {
     "examples": (_examples,), "towards": (_gain, _above), "strengths": (_monotone, _specific),
     "families": (_families,), "names": (_names, _named),
-    "overlaps": (_overlaps,),
+    "away": (_away,), "overlaps": (_overlaps,),
     "cost": (_steered, _explained)}

@@ -22,7 +22,7 @@ from sparsight.types import Edit, Query, Retriever
 if TYPE_CHECKING:
     from sparsight.retrieval import Collection
 
-__all__ = ["NAMES", "at_overlap", "found_features", "section"]
+__all__ = ["NAMES", "at_overlap", "found_features", "lists_of", "section", "ways_of"]
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
@@ -58,12 +58,12 @@ def section(papers: Papers, collection: Collection) -> list[Row]:
     """Rows "towards": precision@10 before and after, and overlap with the list before, by way and step."""
     categories = papers.split(test=True)
     members, (rows, queries) = papers.members(categories), papers.queries
-    base = _lists(papers, collection, queries)
+    base = lists_of(papers, collection, queries)
     pairs = _pairs(base, members, rows)
     say(f"{len(pairs):,} pairs of {len(set(pairs[:, 0].tolist())):,} queries and {len(categories)} categories")
     asked = queries[pairs[:, 0]]
     before = base[pairs[:, 0]]
-    ways = _ways(papers, collection, categories, members)
+    ways = ways_of(papers, collection, categories, members)
     noise = np.random.default_rng(3).standard_normal(asked.shape).astype(np.float32)
     noise /= np.linalg.norm(noise, axis=1, keepdims=True)
     found: list[Row] = []
@@ -79,12 +79,12 @@ def section(papers: Papers, collection: Collection) -> list[Row]:
 
     for step in STEPS:
         edits = [[Edit(f, "boost", step * weight) for f, weight in ways[c].features] for c in pairs[:, 1].tolist()]
-        add("features", step, _lists(papers, collection, asked, edits))
-        add("mean difference", step, _lists(papers, collection, asked + step * np.stack(
+        add("features", step, lists_of(papers, collection, asked, edits))
+        add("mean difference", step, lists_of(papers, collection, asked + step * np.stack(
             [ways[c].difference for c in pairs[:, 1].tolist()])))
-        add("noise", step, _lists(papers, collection, asked + step * noise))
+        add("noise", step, lists_of(papers, collection, asked + step * noise))
     texts = [f"{papers.papers[rows[q]].title}, {NAMES[categories[c]]}" for q, c in pairs.tolist()]
-    add("label behind the query", 0.0, _lists(papers, collection, papers.encode(texts)))
+    add("label behind the query", 0.0, lists_of(papers, collection, papers.encode(texts)))
     for bonus in BONUSES:
         add("oracle", bonus, _oracle(papers, asked, members[:, pairs[:, 1]].T, bonus))
     return found
@@ -97,7 +97,9 @@ class _Way:
         self.features, self.difference = features, difference
 
 
-def _ways(papers: Papers, collection: Collection, categories: Sequence[str], members: NDArray[np.bool_]) -> list[_Way]:
+def ways_of(papers: Papers, collection: Collection, categories: Sequence[str],
+            members: NDArray[np.bool_]) -> list[_Way]:
+    """Where 10 + 10 examples of each category lead."""
     made = []
     for c, _ in enumerate(categories):
         drawn = np.random.default_rng(1000 * c)
@@ -130,7 +132,8 @@ def _pairs(base: I64, members: NDArray[np.bool_], rows: I64) -> I64:
     return np.array(pairs)
 
 
-def _lists(papers: Papers, collection: Collection, queries: F32, edits: Sequence[Sequence[Edit]] | None = None) -> I64:
+def lists_of(papers: Papers, collection: Collection, queries: F32,
+             edits: Sequence[Sequence[Edit]] | None = None) -> I64:
     """Numbers of the first 100 documents of each query, (Q, 100)."""
     asked = [Query(retrievers=[Retriever("dense", dense=x)], edits=edits[at] if edits else (), k=_DEPTH,
                    min_score=-10.0, include=()) for at, x in enumerate(queries)]

@@ -3,9 +3,10 @@
 Features of one subject fire together, so that independence is wrong by an order of magnitude, and in a sample few texts
 may pass that are to be counted. Between both stands a distribution with the sample's mean and variance of the number of
 features that fire: a beta-binomial one, as if all had one rate that differs from text to text (Skellam 1948, "A
-probability distribution derived from the binomial distribution", J. Royal Statistical Society B 10). Of 4,096 latents
-over all-MiniLM-L6-v2, sets of 8 to 32 that are near each other, a sample of 5,000 abstracts and 80,000 others: within
-twice the measured rate for 96 % of sets, of the sample's own rate for 93 %, of independence for 37 %.
+probability distribution derived from the binomial distribution", J. Royal Statistical Society B 10). Of 647 filters
+of 8 to 32 latents of sparsight-minilm-sae, near each other or drawn, told from 5,000 abstracts and measured on 67,380
+others, 98 % let through between half and twice of what it says; of the sample's own share 93 %, of independence 61 %
+(``python -m benches.steering --sections overlaps``).
 """
 
 from __future__ import annotations
