@@ -113,8 +113,8 @@ def _away(rows: Sequence[Row]) -> Row:
         told[way] = float(np.interp(-_KEPT, [-share for share in kept], cut)) if min(kept) <= _KEPT else max(cut)
     return _target("steering away from a category: cut of its share in the first ten, 95 % of nDCG@10 kept", "at least",
                    0.5, told["features"], "of it",
-                   f"{rows[0]['pairs']:,} pairs, share {rows[0]['left']:.3f} before, nDCG@10 {rows[0]['ndcg']:.3f} of the "
-                   "titles' own abstracts; " + ", ".join(f"{way} {cut:.3f}" for way, cut in told.items()))
+                   f"{rows[0]['pairs']:,} pairs, share {rows[0]['left']:.3f} before, nDCG@10 {rows[0]['ndcg']:.3f} of "
+                   "the titles' own abstracts; " + ", ".join(f"{way} {cut:.3f}" for way, cut in told.items()))
 
 
 def _overlaps(rows: Sequence[Row]) -> Row:
