@@ -29,6 +29,7 @@ from sparsight.index.verification import verify_store
 from sparsight.kernels import CancelFlag
 from sparsight.retrieval import examples, naming, profiles
 from sparsight.retrieval import features as feature_search
+from sparsight.retrieval.families import FamilyCache
 from sparsight.retrieval.operations import Operations
 from sparsight.retrieval.planning import MAX_QUERY_TEXT
 from sparsight.retrieval.preparation import check_documents, check_text, prepare_rows
@@ -41,6 +42,7 @@ from sparsight.types import (
     Edit,
     Feature,
     FeatureDifference,
+    FeatureFamily,
     FeaturePage,
     FeatureWeight,
     FeatureWords,
@@ -79,6 +81,7 @@ class Collection:
         self._store = store
         self._operations = operations
         self._threads = threads
+        self._families = FamilyCache()
         self._maintenance = None if store.read_only else maintenance.Maintenance(store)
 
     @property
@@ -326,6 +329,16 @@ class Collection:
             examples.vectors_of(self._store, generation, field, [id], (), name) for name, id in (("a", a), ("b", b))
         )
         return feature_search.compare(generation, x, y, field, count)
+
+    def families(
+        self, feature: int | None = None, *, field: str = "", count: int = 20
+    ) -> tuple[FeatureFamily, ...]:
+        """The largest families of features, or those that a feature is in; at most 256.
+
+        Found from the collection's codes when they are first asked for, in some seconds, and again once it has changed
+        by a tenth.
+        """
+        return self._families.families(self._generation(), feature, field, count)
 
     def words(
         self, id: str, features: Sequence[int], *, passage: int = 0, field: str = "", count: int = 10

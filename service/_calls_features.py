@@ -11,6 +11,7 @@ from sparsight.service.convert_collections import collection_resource, field_res
 from sparsight.service.convert_features import (
     differences_from_proto,
     edits_to_proto,
+    families_from_proto,
     feature_from_proto,
     profile_from_proto,
     profile_resource,
@@ -21,6 +22,7 @@ from sparsight.types import (
     Edit,
     Feature,
     FeatureDifference,
+    FeatureFamily,
     FeaturePage,
     FeatureWeight,
     FeatureWords,
@@ -85,6 +87,19 @@ def compare(collection: str, a: str, b: str, field: str, count: int) -> Steps[tu
     )
     answer = yield call("FeatureService", "CompareDocuments", request, features_pb2.CompareDocumentsResponse)
     return differences_from_proto(answer.features)
+
+
+def families(
+    collection: str, feature: int | None, field: str, count: int
+) -> Steps[tuple[FeatureFamily, ...]]:
+    request = features_pb2.FindFeatureFamiliesRequest(
+        parent=field_resource(collection, field), count=integer(count, "count")
+    )
+    if feature is not None:
+        request.feature = integer(feature, "feature")
+    response = features_pb2.FindFeatureFamiliesResponse
+    answer = yield call("FeatureService", "FindFeatureFamilies", request, response, FIND_SECONDS)
+    return families_from_proto(answer.families)
 
 
 def words(

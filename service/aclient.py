@@ -28,6 +28,7 @@ from sparsight.types import (
     Edit,
     Feature,
     FeatureDifference,
+    FeatureFamily,
     FeaturePage,
     FeatureWeight,
     FeatureWords,
@@ -346,6 +347,12 @@ class AsyncCollection:
     ) -> tuple[FeatureDifference, ...]:
         """How strong features are in two documents, given by id, the largest differences first."""
         return await self._client._run(_calls_features.compare(self.name, a, b, field, count), timeout)
+
+    async def families(
+        self, feature: int | None = None, *, field: str = "", count: int = 20, timeout: float | None = None
+    ) -> tuple[FeatureFamily, ...]:
+        """The largest families of features, or those that a feature is in; at most 256."""
+        return await self._client._run(_calls_features.families(self.name, feature, field, count), timeout)
 
     async def words(
         self,

@@ -7,7 +7,16 @@ from collections.abc import Iterable, Sequence
 from sparsight.service.convert import text
 from sparsight.service.convert_collections import collection_resource
 from sparsight.service.convert_search import edit_from_proto, edit_to_proto
-from sparsight.types import Edit, Feature, FeatureDifference, FeatureWeight, FeatureWords, Profile, WordShare
+from sparsight.types import (
+    Edit,
+    Feature,
+    FeatureDifference,
+    FeatureFamily,
+    FeatureWeight,
+    FeatureWords,
+    Profile,
+    WordShare,
+)
 from sparsight.v1 import features_pb2, profiles_pb2, search_pb2
 
 __all__ = [
@@ -15,6 +24,8 @@ __all__ = [
     "differences_to_proto",
     "edits_from_proto",
     "edits_to_proto",
+    "families_from_proto",
+    "families_to_proto",
     "feature_from_proto",
     "feature_to_proto",
     "profile_from_proto",
@@ -80,6 +91,35 @@ def differences_to_proto(found: Iterable[FeatureDifference], collection: str) ->
 def differences_from_proto(messages: Iterable[features_pb2.FeatureDifference]) -> tuple[FeatureDifference, ...]:
     """Differences of messages."""
     return tuple(FeatureDifference(feature_from_proto(item.feature), item.a, item.b) for item in messages)
+
+
+def families_to_proto(found: Iterable[FeatureFamily], collection: str) -> list[features_pb2.FeatureFamily]:
+    """Messages of families."""
+    return [
+        features_pb2.FeatureFamily(
+            parent=feature_to_proto(item.parent, collection),
+            members=[
+                features_pb2.FamilyMember(
+                    feature=feature_to_proto(child, collection), above=above, strength=strength
+                )
+                for child, above, strength in zip(item.children, item.above, item.strength, strict=True)
+            ],
+        )
+        for item in found
+    ]
+
+
+def families_from_proto(messages: Iterable[features_pb2.FeatureFamily]) -> tuple[FeatureFamily, ...]:
+    """Families of messages."""
+    return tuple(
+        FeatureFamily(
+            feature_from_proto(item.parent),
+            tuple(feature_from_proto(member.feature) for member in item.members),
+            tuple(member.above for member in item.members),
+            tuple(member.strength for member in item.members),
+        )
+        for item in messages
+    )
 
 
 def words_to_proto(found: Iterable[FeatureWords], collection: str) -> list[features_pb2.FeatureWords]:

@@ -19,6 +19,7 @@ from sparsight.service.convert_collections import (
 from sparsight.service.convert_features import (
     differences_to_proto,
     edits_from_proto,
+    families_to_proto,
     feature_to_proto,
     profile_to_proto,
     weights_to_proto,
@@ -49,6 +50,7 @@ class FeatureHandlers:
             "FeatureService/FindFeatures": ("encode", self.find_features),
             "FeatureService/FindRelatedFeatures": ("read", self.find_related_features),
             "FeatureService/CompareDocuments": ("read", self.compare_documents),
+            "FeatureService/FindFeatureFamilies": ("encode", self.find_feature_families),
             "FeatureService/ExplainFeatures": ("encode", self.explain_features),
             "FeatureService/RenameFeature": ("write", self.rename_feature),
             "FeatureService/TrainSae": ("admin", self.train_sae),
@@ -101,6 +103,15 @@ class FeatureHandlers:
             request.a, request.b, field=field, count=request.count if request.HasField("count") else 64
         )
         return features_pb2.CompareDocumentsResponse(features=differences_to_proto(found, collection))
+
+    def find_feature_families(self, request: features_pb2.FindFeatureFamiliesRequest, call: Call) -> Message:
+        collection, field = field_name(request.parent)
+        found = self._database.collection(collection).families(
+            request.feature if request.HasField("feature") else None,
+            field=field,
+            count=request.count if request.HasField("count") else 20,
+        )
+        return features_pb2.FindFeatureFamiliesResponse(families=families_to_proto(found, collection))
 
     def explain_features(self, request: features_pb2.ExplainFeaturesRequest, call: Call) -> Message:
         collection, field = field_name(request.parent)

@@ -43,6 +43,7 @@ MAX_PAGE = 200
 _MAX_CONTRIBUTIONS = 24
 _MAX_PASSAGE = 2_000
 _MAX_TITLE = 500
+_MAX_FAMILIES, _MAX_CHILDREN = 3, 8  # of a feature that are shown
 _MAX_WORDS = 20  # marked in a passage for a feature
 
 
@@ -199,15 +200,19 @@ def find_features(database: Database, call: WebCall) -> Mapping[str, Any]:
 
 
 def get_feature(database: Database, call: WebCall) -> Mapping[str, Any]:
-    """One feature with the titles of the documents it is strongest on."""
+    """One feature with the titles of the documents it is strongest on, and the families that it is in."""
     collection, asked = _collection_of(database, call), call.arguments
     index = Arguments(call.path, from_text=True).integer("feature")
     field = asked.text("field")
     asked.end()
     feature = collection.feature(index, field=field)
     documents = collection.get_many(feature.examples, include=("title",))
-    return {**_feature(feature), "examples": [{"id": item.id, "title": _cut(item.title, _MAX_TITLE)}
-                                              for item in documents]}
+    return {**_feature(feature),
+            "examples": [{"id": item.id, "title": _cut(item.title, _MAX_TITLE)} for item in documents],
+            "families": [{"parent": _feature(family.parent),
+                          "children": [_feature(child) for child in family.children[:_MAX_CHILDREN]],
+                          "more": max(len(family.children) - _MAX_CHILDREN, 0)}
+                         for family in collection.families(index, field=field, count=_MAX_FAMILIES)]}
 
 
 def feature_words(database: Database, call: WebCall) -> Mapping[str, Any]:

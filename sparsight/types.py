@@ -25,6 +25,7 @@ __all__ = [
     "Explanation",
     "Feature",
     "FeatureDifference",
+    "FeatureFamily",
     "FeaturePage",
     "FeatureWeight",
     "FeatureWords",
@@ -710,6 +711,27 @@ class RelatedFeatures:
 
     nearest: tuple[FeatureWeight, ...]
     opposite: tuple[FeatureWeight, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureFamily:
+    """A general feature, and those that fire mostly where it does.
+
+    Attributes
+    ----------
+    parent : Feature
+    children : tuple of Feature
+        All below it, level by level.
+    above : tuple of int
+        Index of the feature that each child hangs on: the parent, or an earlier child.
+    strength : tuple of float
+        Share of the child's passages on which the one above it fires.
+    """
+
+    parent: Feature
+    children: tuple[Feature, ...]
+    above: tuple[int, ...]
+    strength: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,6 +111,19 @@ export class Sliders {
     (document.querySelector("#slider-list .remove") ?? byId("words")).focus();
   }
 
+  /** A family as a small tree, each feature of which can become a slider. */
+  #family({parent, children, more}, feature) {
+    const name = (item) => item.index === feature ? h("b", {}, shortLabel(item.label, item.index)) : h("button", {
+      type: "button", class: "plain relative", title: item.label, onclick: () => {
+        learn(this.state.view.collection, [item]);
+        addOrFocus(this.state, item.index, item.field);
+      },
+    }, shortLabel(item.label, item.index));
+    const rest = more ? h("li", {class: "fact"}, `and ${more} more`) : null;
+    return h("li", {class: "family"}, name(parent),
+             h("ul", {}, ...children.map((child) => h("li", {}, name(child))), rest));
+  }
+
   async #examples(collection, feature, field, list) {
     try {
       const found = await whole(collection, field, feature);
@@ -118,7 +131,8 @@ export class Sliders {
       const facts = [found.label, `on ${(100 * found.density).toPrecision(2)} % of the passages it was trained on`,
                      `1.00 is an activation of ${found.scale.toPrecision(3)}`].filter(Boolean);
       list.replaceChildren(...facts.map((text) => h("li", {class: "fact"}, text)),
-                           ...found.examples.map(({id, title}) => h("li", {}, title || id)));
+                           ...found.examples.map(({id, title}) => h("li", {}, title || id)),
+                           ...found.families.map((family) => this.#family(family, feature)));
     } catch (error) {
       list.replaceChildren(h("li", {class: "fact"}, error.message));
     }

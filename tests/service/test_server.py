@@ -186,6 +186,8 @@ def test_features_equal_embedded(papers: EmbeddedCollection, remote: Collection)
     for ask in (lambda c: c.find_features(ids[:2], ids[2:3], count=5), lambda c: c.related_features(7, count=3),
                 lambda c: c.compare(ids[0], ids[3], count=6)):  # fmt: skip
         assert plain(ask(remote)) == plain(ask(papers)) and ask(remote)
+    for feature in (None, 7):
+        assert plain(remote.families(feature, count=3)) == plain(papers.families(feature, count=3))
 
 
 def test_renaming_equals_embedded(papers: EmbeddedCollection, remote: Collection) -> None:

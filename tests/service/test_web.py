@@ -190,6 +190,11 @@ def test_one_feature_has_titles_of_its_examples(web: TestClient, web_database: D
     assert (answer["index"], answer["field"], answer["scale"]) == (known.index, "sae", known.scale)
     assert [example["id"] for example in answer["examples"]] == list(known.examples) and known.examples
     assert all(example["title"] for example in answer["examples"])
+    families = web_database[COLLECTION].families(known.index, count=3)
+    assert [one["parent"]["index"] for one in answer["families"]] == [family.parent.index for family in families]
+    for one, family in zip(answer["families"], families, strict=True):
+        assert [child["index"] for child in one["children"]] == [child.index for child in family.children[:8]]
+        assert one["more"] == max(len(family.children) - 8, 0)
 
 
 def test_words_of_a_feature_are_places_in_the_passage(web: TestClient, web_database: Database):

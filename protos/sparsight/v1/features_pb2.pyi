@@ -442,6 +442,129 @@ class CompareDocumentsResponse(_message.Message):
 Global___CompareDocumentsResponse: _TypeAlias = CompareDocumentsResponse  # noqa: Y015
 
 @_typing.final
+class FamilyMember(_message.Message):
+    """A feature of a family, below another."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FEATURE_FIELD_NUMBER: _builtins.int
+    ABOVE_FIELD_NUMBER: _builtins.int
+    STRENGTH_FIELD_NUMBER: _builtins.int
+    above: _builtins.int
+    """Index of the feature that it hangs on: the parent, or an earlier member. Zero is a feature like any other."""
+    strength: _builtins.float
+    """Share of its passages on which the one above it fires, above 0 and below 1."""
+    @_builtins.property
+    def feature(self) -> Global___Feature:
+        """The feature."""
+
+    def __init__(
+        self,
+        *,
+        feature: Global___Feature | None = ...,
+        above: _builtins.int = ...,
+        strength: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["feature", b"feature"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["above", b"above", "feature", b"feature", "strength", b"strength"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FamilyMember: _TypeAlias = FamilyMember  # noqa: Y015
+
+@_typing.final
+class FeatureFamily(_message.Message):
+    """A general feature, and those that fire mostly where it does."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def parent(self) -> Global___Feature:
+        """The general one."""
+
+    @_builtins.property
+    def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___FamilyMember]:
+        """All below it, level by level."""
+
+    def __init__(
+        self,
+        *,
+        parent: Global___Feature | None = ...,
+        members: _abc.Iterable[Global___FamilyMember] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["parent", b"parent"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["members", b"members", "parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FeatureFamily: _TypeAlias = FeatureFamily  # noqa: Y015
+
+@_typing.final
+class FindFeatureFamiliesRequest(_message.Message):
+    """Request of FindFeatureFamilies."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    FEATURE_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """`collections/{collection}/fields/{field}`, {field} `-` for the only SAE field. Empty: refused."""
+    feature: _builtins.int
+    """Families that this feature is in. Absent: all. Zero is a feature like any other."""
+    count: _builtins.int
+    """Families at most, 1 to 256. Absent: 20. Zero: refused."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        feature: _builtins.int | None = ...,
+        count: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_count", b"_count", "_feature", b"_feature", "count", b"count", "feature", b"feature"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_count", b"_count", "_feature", b"_feature", "count", b"count", "feature", b"feature", "parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__count: _TypeAlias = _typing.Literal["count"]  # noqa: Y015
+    _WhichOneofArgType__count: _TypeAlias = _typing.Literal["_count", b"_count"]  # noqa: Y015
+    _WhichOneofReturnType__feature: _TypeAlias = _typing.Literal["feature"]  # noqa: Y015
+    _WhichOneofArgType__feature: _TypeAlias = _typing.Literal["_feature", b"_feature"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__count) -> _WhichOneofReturnType__count | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__feature) -> _WhichOneofReturnType__feature | None: ...
+
+Global___FindFeatureFamiliesRequest: _TypeAlias = FindFeatureFamiliesRequest  # noqa: Y015
+
+@_typing.final
+class FindFeatureFamiliesResponse(_message.Message):
+    """Response of FindFeatureFamilies."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FAMILIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def families(self) -> _containers.RepeatedCompositeFieldContainer[Global___FeatureFamily]:
+        """The largest first. Empty: none."""
+
+    def __init__(
+        self,
+        *,
+        families: _abc.Iterable[Global___FeatureFamily] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["families", b"families"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindFeatureFamiliesResponse: _TypeAlias = FindFeatureFamiliesResponse  # noqa: Y015
+
+@_typing.final
 class WordShare(_message.Message):
     """A word of a text and its part in something."""
 

@@ -65,6 +65,11 @@ class FeatureServiceStub:
                 request_serializer=sparsight_dot_v1_dot_features__pb2.CompareDocumentsRequest.SerializeToString,
                 response_deserializer=sparsight_dot_v1_dot_features__pb2.CompareDocumentsResponse.FromString,
                 _registered_method=True)
+        self.FindFeatureFamilies = channel.unary_unary(
+                '/sparsight.v1.FeatureService/FindFeatureFamilies',
+                request_serializer=sparsight_dot_v1_dot_features__pb2.FindFeatureFamiliesRequest.SerializeToString,
+                response_deserializer=sparsight_dot_v1_dot_features__pb2.FindFeatureFamiliesResponse.FromString,
+                _registered_method=True)
         self.ExplainFeatures = channel.unary_unary(
                 '/sparsight.v1.FeatureService/ExplainFeatures',
                 request_serializer=sparsight_dot_v1_dot_features__pb2.ExplainFeaturesRequest.SerializeToString,
@@ -125,6 +130,13 @@ class FeatureServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FindFeatureFamilies(self, request, context):
+        """Families of features that fire together. The first call of a collection takes some seconds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ExplainFeatures(self, request, context):
         """Tells which words of a document's passage fired features. Encodes the passage again.
         """
@@ -176,6 +188,11 @@ def add_FeatureServiceServicer_to_server(servicer, server):
                     servicer.CompareDocuments,
                     request_deserializer=sparsight_dot_v1_dot_features__pb2.CompareDocumentsRequest.FromString,
                     response_serializer=sparsight_dot_v1_dot_features__pb2.CompareDocumentsResponse.SerializeToString,
+            ),
+            'FindFeatureFamilies': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindFeatureFamilies,
+                    request_deserializer=sparsight_dot_v1_dot_features__pb2.FindFeatureFamiliesRequest.FromString,
+                    response_serializer=sparsight_dot_v1_dot_features__pb2.FindFeatureFamiliesResponse.SerializeToString,
             ),
             'ExplainFeatures': grpc.unary_unary_rpc_method_handler(
                     servicer.ExplainFeatures,
@@ -333,6 +350,33 @@ class FeatureService:
             '/sparsight.v1.FeatureService/CompareDocuments',
             sparsight_dot_v1_dot_features__pb2.CompareDocumentsRequest.SerializeToString,
             sparsight_dot_v1_dot_features__pb2.CompareDocumentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindFeatureFamilies(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sparsight.v1.FeatureService/FindFeatureFamilies',
+            sparsight_dot_v1_dot_features__pb2.FindFeatureFamiliesRequest.SerializeToString,
+            sparsight_dot_v1_dot_features__pb2.FindFeatureFamiliesResponse.FromString,
             options,
             channel_credentials,
             insecure,

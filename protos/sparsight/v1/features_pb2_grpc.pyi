@@ -49,6 +49,8 @@ class FeatureServiceStub:
     """Features whose directions are most like that of one, and most unlike."""
     CompareDocuments: _grpc.UnaryUnaryMultiCallable[_features_pb2.CompareDocumentsRequest, _features_pb2.CompareDocumentsResponse]
     """Compares two documents by their features."""
+    FindFeatureFamilies: _grpc.UnaryUnaryMultiCallable[_features_pb2.FindFeatureFamiliesRequest, _features_pb2.FindFeatureFamiliesResponse]
+    """Families of features that fire together. The first call of a collection takes some seconds."""
     ExplainFeatures: _grpc.UnaryUnaryMultiCallable[_features_pb2.ExplainFeaturesRequest, _features_pb2.ExplainFeaturesResponse]
     """Tells which words of a document's passage fired features. Encodes the passage again."""
     RenameFeature: _grpc.UnaryUnaryMultiCallable[_features_pb2.RenameFeatureRequest, _features_pb2.RenameFeatureResponse]
@@ -80,6 +82,8 @@ class FeatureServiceAsyncStub(FeatureServiceStub):
     """Features whose directions are most like that of one, and most unlike."""
     CompareDocuments: _aio.UnaryUnaryMultiCallable[_features_pb2.CompareDocumentsRequest, _features_pb2.CompareDocumentsResponse]  # type: ignore[assignment]
     """Compares two documents by their features."""
+    FindFeatureFamilies: _aio.UnaryUnaryMultiCallable[_features_pb2.FindFeatureFamiliesRequest, _features_pb2.FindFeatureFamiliesResponse]  # type: ignore[assignment]
+    """Families of features that fire together. The first call of a collection takes some seconds."""
     ExplainFeatures: _aio.UnaryUnaryMultiCallable[_features_pb2.ExplainFeaturesRequest, _features_pb2.ExplainFeaturesResponse]  # type: ignore[assignment]
     """Tells which words of a document's passage fired features. Encodes the passage again."""
     RenameFeature: _aio.UnaryUnaryMultiCallable[_features_pb2.RenameFeatureRequest, _features_pb2.RenameFeatureResponse]  # type: ignore[assignment]
@@ -138,6 +142,14 @@ class FeatureServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_features_pb2.CompareDocumentsResponse, _abc.Awaitable[_features_pb2.CompareDocumentsResponse]]:
         """Compares two documents by their features."""
+
+    @_abc_1.abstractmethod
+    def FindFeatureFamilies(
+        self,
+        request: _features_pb2.FindFeatureFamiliesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_features_pb2.FindFeatureFamiliesResponse, _abc.Awaitable[_features_pb2.FindFeatureFamiliesResponse]]:
+        """Families of features that fire together. The first call of a collection takes some seconds."""
 
     @_abc_1.abstractmethod
     def ExplainFeatures(
