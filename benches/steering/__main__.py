@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 from benches.quality.measure import say
 from benches.quality.results import PROVENANCE, Row, about_run, read_results, write_results
-from benches.steering import away, examples, families, names, overlaps, strengths, towards
+from benches.steering import away, examples, families, names, others, overlaps, strengths, towards
 from benches.steering.papers import Papers
 from benches.steering.report import write_page
+from benches.steering.systems import system_rows
 from benches.steering.targets import target_rows
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ _RESULTS = Path(__file__).resolve().parents[1] / "results/steering.json"
 SECTIONS: dict[str, Callable[[Papers, Collection], list[Row]]] = {
     "examples": examples.section, "towards": towards.section, "strengths": strengths.section,
     "families": families.section, "names": names.section,
-    "away": away.section, "overlaps": overlaps.section, "cost": strengths.cost}
+    "others": others.section, "away": away.section, "overlaps": overlaps.section, "cost": strengths.cost}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,8 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for section in wanted:
                 _measure(results, section, papers, collection, given.commit)
                 write_results(results, _RESULTS)
-    results["rows"] = {"targets": target_rows(results["rows"]), **{
-        kind: rows for kind, rows in results["rows"].items() if kind != "targets"}}
+    measured = {kind: rows for kind, rows in results["rows"].items() if kind not in ("targets", "systems")}
+    results["rows"] = {"targets": target_rows(measured), "systems": system_rows(measured), **measured}
     write_results(results, _RESULTS)
     write_page(results, _RESULTS)
     return 0

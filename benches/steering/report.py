@@ -8,6 +8,7 @@ from typing import Any
 from benches.quality.files import write_text
 from benches.quality.plots import drawing, plot_targets
 from benches.quality.results import Row
+from benches.steering.systems import NOT_MEASURED
 
 __all__ = ["write_page"]
 
@@ -30,6 +31,14 @@ def _page(rows: dict[str, list[Row]]) -> str:
              "| what | asked | measured |  | remark |", "| --- | --- | --- | --- | --- |"]
     lines += [f"| {t['what']} | {t['bound']} {t['asked']:g} | {t['measured']:g} {t['unit']} | "
               f"{'met' if t['met'] else '**missed**'} | {t['note']} |" for t in rows.get("targets", [])]
+    if rows.get("systems"):
+        met = sum(row["met"] for row in rows["systems"])
+        left = "; ".join(f"{number} {what}" for number, what in NOT_MEASURED.items())
+        told = f"{met} of {len(rows['systems'])} are met. Not measured: {left}."
+        lines += ["", "## Criteria of published systems", "", told, "",
+                  "|  | system | criterion | asked | measured |  | remark |", "| --- | --- | --- | --- | --- | --- | --- |"]
+        lines += [f"| {r['system']} | {r['name']} | {r['asks']} | {r['bound']} {r['asked']:g} | {r['measured']:.4g} "
+                  f"{r['unit']} | {'met' if r['met'] else '**missed**'} | {r['note']} |" for r in rows["systems"]]
     if rows.get("towards"):
         lines += ["", "## Towards a category", "", "![Gain against overlap](steering.svg)", "",
                   "| way | step | precision@10 before | after | gain | overlap (RBO) |",

@@ -9,6 +9,7 @@ import pytest
 
 from benches.steering.lists import precision, rbo
 from benches.steering.report import write_page
+from benches.steering.systems import NOT_MEASURED, system_rows
 from benches.steering.targets import target_rows
 from benches.steering.towards import NAMES, at_overlap
 
@@ -56,3 +57,13 @@ def test_targets_and_page(tmp_path: Path) -> None:
     page = (tmp_path / "steering.md").read_text()
     assert page.count("| met |") == 4 and page.count("**missed**") == 2 and "| oracle | 0.1 | 0.100 |" in page
     assert (tmp_path / "steering.svg").stat().st_size > 1000 < (tmp_path / "steering_targets.svg").stat().st_size
+
+
+def test_criteria_of_systems() -> None:
+    rows = {"lobes": [{"z": 12.0, "lobes": 3, "texts": 100, "adjusted": 0.1}],
+            "sets": [{"first": 9, "inserted": 10, "spearman": 0.9, "asked": 5}],
+            "away": [{"way": "features", "step": step, "pairs": 3, "left": left, "ndcg": ndcg}
+                     for step, left, ndcg in ((0.0, 0.4, 0.8), (0.3, 0.2, 0.8), (0.6, 0.1, 0.72))]}
+    found = [(row["system"], row["measured"], row["met"]) for row in system_rows(rows)]
+    assert found == [(17, 12.0, True), (20, pytest.approx(62.5), True), (27, 90.0, False), (27, 0.9, True)]
+    assert not NOT_MEASURED.keys() & {system for system, _, _ in found}
