@@ -36,7 +36,8 @@ def _page(rows: dict[str, list[Row]]) -> str:
         left = "; ".join(f"{number} {what}" for number, what in NOT_MEASURED.items())
         told = f"{met} of {len(rows['systems'])} are met. Not measured: {left}."
         lines += ["", "## Criteria of published systems", "", told, "",
-                  "|  | system | criterion | asked | measured |  | remark |", "| --- | --- | --- | --- | --- | --- | --- |"]
+                  "|  | system | criterion | asked | measured |  | remark |",
+                  "| --- | --- | --- | --- | --- | --- | --- |"]
         lines += [f"| {r['system']} | {r['name']} | {r['asks']} | {r['bound']} {r['asked']:g} | {r['measured']:.4g} "
                   f"{r['unit']} | {'met' if r['met'] else '**missed**'} | {r['note']} |" for r in rows["systems"]]
     if rows.get("towards"):
