@@ -219,7 +219,8 @@ def drawn_sizes(config: SAEConfig, steps: int) -> list[int]:
     (Nested dropout, Rippel, Gelbart, Adams 2014, "Learning ordered representations with nested dropout", ICML, cuts
     codes at a random place likewise, where multi-TopK sums the errors of all sizes in every step.)
     """
-    ks, seeded = sorted(config.nested_ks), torch.Generator().manual_seed((config.seed + 1) * 1_000_003 - 1)
+    ks = sorted(config.nested_ks)
+    seeded = torch.Generator().manual_seed(((config.seed + 1) * 1_000_003 - 1) % 2**63)
     return [ks[at] for at in torch.randint(len(ks), (steps,), generator=seeded).tolist()] if ks else []
 
 
