@@ -4,8 +4,8 @@ A direction leads from what the negatives, and all data, have in common to what 
 look most that way are the features. From ten examples of each kind a mean is known badly, so the negatives are drawn
 towards the autoencoder's bias, which is the mean of the data it was trained on, and directions in which all data spread
 anyway count less (linear discriminant analysis; Friedman 1989, "Regularized Discriminant Analysis"). Measured on 40
-categories of arXiv with 10 + 10 examples: precision@10 of the latents' documents 0.72 on average, by the plain
-difference of means 0.68.
+categories of arXiv with 10 + 10 examples: the median category's precision@10 of the latents' documents is 0.74 by 32
+latents and 0.70 by 128, as by the embeddings' difference of means (``python -m benches.steering --sections examples``).
 """
 
 from __future__ import annotations
