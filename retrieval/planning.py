@@ -179,6 +179,7 @@ def _checked_plan(generation: Generation, models: Mapping[str, DerivedModel], qu
     if len(legs) > 1 and not any(leg.weight > 0 for leg in legs):
         raise InvalidQueryError("at least one retriever has a weight above 0", field="retrievers")
     if kept := edits_of(generation, query.profile):
+        steering_of(generation, models, query.edits)  # so that an error has the place in the query's own edits
         query = replace(query, edits=(*kept, *query.edits))
     steering = steering_of(generation, models, query.edits)
     for leg in legs:

@@ -59,8 +59,11 @@ class Explorer:
 
     def search(self, query: Query | str, **options: Any) -> View:
         """The view of a query."""
-        asked = replace(query if isinstance(query, Query) else Query(query), **(self.options | options))
-        return View(self, asked, self.collection.search(asked))
+        return self.view(replace(query if isinstance(query, Query) else Query(query), **(self.options | options)))
+
+    def view(self, query: Query) -> View:
+        """The view of a query as it is, without the options of the explorer."""
+        return View(self, query, self.collection.search(query))
 
     def features(self, words: str = "", count: int = 20) -> Table:
         """Features by words, or the most frequent ones."""
@@ -130,11 +133,11 @@ class View:
 
     def edited(self, edits: Iterable[Edit]) -> View:
         """The same search with more edits."""
-        return self.explorer.search(replace(self.query, edits=(*self.query.edits, *edits)))
+        return self.explorer.view(replace(self.query, edits=(*self.query.edits, *edits)))
 
     def unsteered(self) -> View:
         """The same search without edits and profile."""
-        return self.explorer.search(replace(self.query, edits=(), profile=""))
+        return self.explorer.view(replace(self.query, edits=(), profile=""))
 
     def why(self, hit: int | str | Hit) -> Table:
         """What the score of a hit is made of: its place in the list (from 0), its id, or the hit."""

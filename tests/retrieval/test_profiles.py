@@ -79,6 +79,9 @@ def test_what_is_wrong_is_named(folder: Path) -> None:
                 _search(things, profile=use)
             assert wrong.value.field == "profile"
         things.save_profile("one", [Edit(1)])
+        with pytest.raises(UnknownFeatureError) as own:
+            _search(things, Edit(99), profile="one")
+        assert own.value.field == "edits[0].feature"
         with pytest.raises(UnknownProfileError, match="versions 1 to 1"):
             _search(things, profile="one@2")
         with pytest.raises(UnknownProfileError, match="there are: one"):

@@ -58,6 +58,8 @@ def test_steering_makes_another_view(things: Explorer, view: View) -> None:
     steered = view.edited(market.edits(2.0))
     assert {hit.metadata["topic"] for hit in steered.result} == {"market"} and view.result.ids == before
     assert steered.unsteered().result.ids == before
+    few = things.search(view.query, k=3)
+    assert len(few.steer(market[0].feature).result) == len(few.unsteered().result) == 3  # as it was asked for
     one = view.steer(market[0].feature.index, 3.0)
     assert one.result.ids == view.steer(market[0].feature, 3.0).result.ids != before
     assert [edit.op for edit in one.exclude(market[1].feature).query.edits] == ["boost", "exclude"]
