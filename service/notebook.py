@@ -31,7 +31,6 @@ from sparsight.types import (
 )
 
 if TYPE_CHECKING:
-    import pandas
     import pyarrow
 
 __all__ = ["Explorer", "Table", "View"]
@@ -167,14 +166,8 @@ class View:
             out.append(own | {name: value for name, value in hit.metadata.items() if name not in own})
         return out
 
-    def to_pandas(self) -> pandas.DataFrame:
-        """The :meth:`rows` as a data frame; needs pandas."""
-        import pandas
-
-        return pandas.DataFrame(self.rows())
-
     def to_arrow(self) -> pyarrow.Table:
-        """The :meth:`rows` as a table of Arrow."""
+        """The :meth:`rows` as a table of Arrow, whose ``to_pandas()`` is a data frame where pandas is installed."""
         import pyarrow
 
         return pyarrow.Table.from_pylist(self.rows())
@@ -219,11 +212,11 @@ class Table:
             raise InvalidArgumentError("only features found from examples make a step", field="edits")
         return [item.edit(step) for item in self.of]
 
-    def to_pandas(self) -> pandas.DataFrame:
-        """A row for each; needs pandas."""
-        import pandas
+    def to_arrow(self) -> pyarrow.Table:
+        """A row for each, as :meth:`View.to_arrow`."""
+        import pyarrow
 
-        return pandas.DataFrame(self.entries, columns=[self.what, self.unit])
+        return pyarrow.Table.from_pylist([{self.what: name, self.unit: value} for name, value in self.entries])
 
     def __repr__(self) -> str:
         top = max((abs(value) for _, value in self.entries), default=1.0) or 1.0

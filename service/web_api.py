@@ -200,16 +200,24 @@ def find_features(database: Database, call: WebCall) -> Mapping[str, Any]:
 
 
 def get_feature(database: Database, call: WebCall) -> Mapping[str, Any]:
-    """One feature with the titles of the documents it is strongest on, and the families that it is in."""
+    """One feature with the titles of the documents it is strongest on."""
     collection, asked = _collection_of(database, call), call.arguments
     index = Arguments(call.path, from_text=True).integer("feature")
     field = asked.text("field")
     asked.end()
     feature = collection.feature(index, field=field)
     documents = collection.get_many(feature.examples, include=("title",))
-    return {**_feature(feature),
-            "examples": [{"id": item.id, "title": _cut(item.title, _MAX_TITLE)} for item in documents],
-            "families": [{"parent": _feature(family.parent),
+    return {**_feature(feature), "examples": [{"id": item.id, "title": _cut(item.title, _MAX_TITLE)}
+                                              for item in documents]}
+
+
+def feature_families(database: Database, call: WebCall) -> Mapping[str, Any]:
+    """The families that a feature is in. The first question of a collection takes some seconds."""
+    collection, asked = _collection_of(database, call), call.arguments
+    index = Arguments(call.path, from_text=True).integer("feature")
+    field = asked.text("field")
+    asked.end()
+    return {"families": [{"parent": _feature(family.parent),
                           "children": [_feature(child) for child in family.children[:_MAX_CHILDREN]],
                           "more": max(len(family.children) - _MAX_CHILDREN, 0)}
                          for family in collection.families(index, field=field, count=_MAX_FAMILIES)]}
@@ -240,5 +248,6 @@ ENDPOINTS: tuple[WebEndpoint, ...] = (
     WebEndpoint("POST", "/api/collections/{collection}/search", "search", search),
     WebEndpoint("GET", "/api/collections/{collection}/features", "read", find_features),
     WebEndpoint("GET", "/api/collections/{collection}/features/{feature}", "read", get_feature),
+    WebEndpoint("GET", "/api/collections/{collection}/features/{feature}/families", "encode", feature_families),
     WebEndpoint("GET", "/api/collections/{collection}/words", "encode", feature_words),
 )

@@ -47,6 +47,9 @@ export const findFeatures = (collection, {words, field, page, size}, signal) =>
 export const getFeature = (collection, index, field) =>
   ask(inCollection(collection, `features/${index}${parameters({field})}`));
 
+export const featureFamilies = (collection, index, field) =>
+  ask(inCollection(collection, `features/${index}/families${parameters({field})}`));
+
 export const featureWords = (collection, {id, passage, feature, field}, signal) =>
   ask(inCollection(collection, `words${parameters({id, passage, feature, field})}`), {signal});
 

@@ -1,5 +1,6 @@
 // The features that steer, each with its slider.
 
+import {featureFamilies} from "./api.js";
 import {learn, lookUp, whole} from "./book.js";
 import {byId, h, shortLabel, signed} from "./dom.js";
 import {isSigned, LIMIT, onSlider, OPERATIONS, STEP} from "./state.js";
@@ -131,8 +132,9 @@ export class Sliders {
       const facts = [found.label, `on ${(100 * found.density).toPrecision(2)} % of the passages it was trained on`,
                      `1.00 is an activation of ${found.scale.toPrecision(3)}`].filter(Boolean);
       list.replaceChildren(...facts.map((text) => h("li", {class: "fact"}, text)),
-                           ...found.examples.map(({id, title}) => h("li", {}, title || id)),
-                           ...found.families.map((family) => this.#family(family, feature)));
+                           ...found.examples.map(({id, title}) => h("li", {}, title || id)));
+      const {families} = await featureFamilies(collection, feature, field);
+      list.append(...families.map((family) => this.#family(family, feature)));
     } catch (error) {
       list.replaceChildren(h("li", {class: "fact"}, error.message));
     }

@@ -112,9 +112,5 @@ def test_out_of_the_notebook(view: View, tmp_path: Path) -> None:
     assert {"rank", "id", "title", "score", "topic"} == set(table.column_names)
     steered = view.steer(3, 1.0).to_arrow()
     assert {"rank_before", "score_before"} <= set(steered.column_names)
-
-
-def test_data_frames(view: View) -> None:
-    pytest.importorskip("pandas")  # an extra: sqlite-utils imports it wherever it is installed, which takes a second
-    frame = view.to_pandas()
-    assert frame["id"].tolist() == view.result.ids and len(view.why(0).to_pandas()) == len(view.why(0))
+    parts = view.why(0).to_arrow()
+    assert parts.num_rows == len(view.why(0)) and parts.column("part").to_pylist()[0].startswith("vec: ")

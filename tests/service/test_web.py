@@ -41,7 +41,7 @@ from sparsight.service.web import MAX_BODY_BYTES, WebApp, WebServer
 from sparsight.service.web_answers import HTTP_STATUS
 from sparsight.service.web_api import ENDPOINTS, MAX_K
 from sparsight.service.web_guard import allowed_names
-from sparsight.types import BM25Field, Edit, Query
+from sparsight.types import BM25Field, Edit, FeatureFamily, Query
 
 sys.path.append(str(Path(__file__).parent))
 
@@ -190,11 +190,18 @@ def test_one_feature_has_titles_of_its_examples(web: TestClient, web_database: D
     assert (answer["index"], answer["field"], answer["scale"]) == (known.index, "sae", known.scale)
     assert [example["id"] for example in answer["examples"]] == list(known.examples) and known.examples
     assert all(example["title"] for example in answer["examples"])
-    families = web_database[COLLECTION].families(known.index, count=3)
-    assert [one["parent"]["index"] for one in answer["families"]] == [family.parent.index for family in families]
-    for one, family in zip(answer["families"], families, strict=True):
-        assert [child["index"] for child in one["children"]] == [child.index for child in family.children[:8]]
-        assert one["more"] == max(len(family.children) - 8, 0)
+
+
+def test_families_of_a_feature(web: TestClient, web_database: Database, monkeypatch):
+    """So small a collection has none: one is put in, of its own features."""
+    parent, *children = web_database[COLLECTION].features().features[:11]
+    family = FeatureFamily(parent, tuple(children), (parent.index,) * 10, (0.5,) * 10)
+    asked = []
+    monkeypatch.setattr(Collection, "families", lambda self, index, **more: asked.append((index, more)) or (family,))
+    (one,) = web.get(f"{FEATURES}/{parent.index}/families?field=sae").json()["families"]
+    assert asked == [(parent.index, {"field": "sae", "count": 3})]
+    assert one["parent"]["label"] == parent.label and one["more"] == 2
+    assert [child["index"] for child in one["children"]] == [child.index for child in children[:8]]
 
 
 def test_words_of_a_feature_are_places_in_the_passage(web: TestClient, web_database: Database):
