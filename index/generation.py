@@ -268,6 +268,10 @@ class Generation:
 
     # --- single documents ----------------------------------------------------------------------------------
 
+    def passages_of(self, reference: Reference) -> int:
+        """Passages of a document, without reading it."""
+        return self.parts[reference.part].passages_of(reference.document)
+
     def document(self, reference: Reference) -> Row:
         """The stored parts of a document, without vectors."""
         return self.parts[reference.part].document(reference.document)

@@ -92,6 +92,8 @@ class Part(Protocol):
 
     def dense_row(self, field: str, document: int, passage: int) -> NDArray[np.float32] | None: ...
 
+    def passages_of(self, document: int) -> int: ...
+
     def document(self, document: int) -> Row: ...
 
 
@@ -307,6 +309,11 @@ class SegmentPart:
             return None
         row: NDArray[np.float32] = self.segment.dense_rows(field)[int(self.segment.passage_offsets[document]) + passage]
         return row
+
+    def passages_of(self, document: int) -> int:
+        """Passages of a document."""
+        first, last = self.segment.passage_offsets[document:document + 2].tolist()
+        return int(last - first)
 
     def document(self, document: int) -> Row:
         """The stored parts of a document."""

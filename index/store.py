@@ -52,7 +52,7 @@ BULK_DOCUMENTS = 2_000
 SEGMENTS_FOLDER = "segments"
 MODELS_FOLDER = "models"
 LABELS = "labels"
-"""Key of the meta table: what users call features; ``retrieval.naming`` says what it holds."""
+"""Key of the meta table: what users call features; ``retrieval.renaming`` says what it holds."""
 PROFILES = "profiles"
 """Key of the meta table: steering profiles, versions by name; ``retrieval.profiles`` says what they hold."""
 

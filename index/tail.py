@@ -277,6 +277,11 @@ class TailPart:
         vectors, present = self._dense[field]
         return vectors[int(self._offsets[document]) + passage] if present[document] else None
 
+    def passages_of(self, document: int) -> int:
+        """Passages of a document."""
+        first, last = self._offsets[document:document + 2].tolist()
+        return int(last - first)
+
     def document(self, document: int) -> Row:
         """The stored parts of a document."""
         return self._rows[document]

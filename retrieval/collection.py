@@ -27,7 +27,7 @@ from sparsight.index.schema import check_document_id
 from sparsight.index.store import CollectionStore, WriteAnswer
 from sparsight.index.verification import verify_store
 from sparsight.kernels import CancelFlag
-from sparsight.retrieval import examples, naming, profiles
+from sparsight.retrieval import examples, profiles, renaming
 from sparsight.retrieval import features as feature_search
 from sparsight.retrieval.families import FamilyCache
 from sparsight.retrieval.operations import Operations
@@ -361,7 +361,7 @@ class Collection:
         InvalidArgumentError, UnknownFeatureError
         """
         self._store._check_open()
-        naming.rename(self._store, self._generation(), field, index, label)
+        renaming.rename(self._store, self._generation(), field, index, label)
         return self.feature(index, field=field)
 
     # --- profiles ------------------------------------------------------------------------------------------

@@ -19,9 +19,9 @@ from sparsight.index.parts import ImpactQuery
 from sparsight.index.schema import DerivedModel
 from sparsight.kernels import CancelFlag
 from sparsight.retrieval.models import SAEModel
-from sparsight.retrieval.naming import label_of
 from sparsight.retrieval.planning import Leg, Plan, level_values
 from sparsight.retrieval.ranking import Ranking, rank_plans, score_matrix
+from sparsight.retrieval.renaming import label_of
 from sparsight.retrieval.steering import Steering
 from sparsight.types import Contribution, Explanation, Movement, RetrieverScore, SAEField
 

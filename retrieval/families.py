@@ -10,8 +10,7 @@ from scipy.sparse import csr_matrix
 
 from sparsight.index.generation import Generation
 from sparsight.retrieval.features import check_count, feature_of
-from sparsight.retrieval.models import SAEModel
-from sparsight.retrieval.steering import check_feature, sae_field
+from sparsight.retrieval.steering import check_feature, sae_of
 from sparsight.types import Feature, FeatureFamily
 
 if TYPE_CHECKING:
@@ -42,9 +41,7 @@ class FamilyCache:
         from sparsight.encoders.sae.families import find_families
 
         check_count(count)
-        schema = sae_field(generation, field, "field")
-        model = generation.derived[schema.name]
-        assert isinstance(model, SAEModel)
+        schema, model = sae_of(generation, field)
         if feature is not None:
             check_feature(schema, model, feature, "feature")
         fingerprint, passages, found = self._known.get(schema.name, ("", 0, ()))
@@ -63,7 +60,7 @@ class FamilyCache:
 def stored_codes(generation: Generation, field: str, most: int = MOST_PASSAGES) -> csr_matrix:
     """Weights (P, F) of living passages in an SAE field, evenly chosen where they are more than ``most``."""
     places = [(reference, passage) for _, reference in generation.scan(generation.mask(None))
-              for passage in range(generation.document(reference).passages)]
+              for passage in range(generation.passages_of(reference))]
     rows = [generation.sparse_row(field, *place) for place in places[:: -(-len(places) // most) if places else 1]]
     indptr = np.concatenate([[0], np.cumsum([len(ids) for ids, _, _ in rows])]).astype(np.int64)
     indices = np.concatenate([ids for ids, _, _ in rows] or [np.zeros(0, np.uint32)]).astype(np.int32)

@@ -12,8 +12,8 @@ from sparsight.errors import InvalidArgumentError
 from sparsight.index.generation import Generation
 from sparsight.index.schema import FieldSchema
 from sparsight.retrieval.models import SAEModel, dense_encoder
-from sparsight.retrieval.naming import history_of, label_of, labels_of
-from sparsight.retrieval.steering import check_feature, sae_field
+from sparsight.retrieval.renaming import history_of, label_of, labels_of
+from sparsight.retrieval.steering import check_feature, sae_of
 from sparsight.types import DenseField, Feature, FeatureDifference, FeatureWeight, RelatedFeatures, SAEField
 
 __all__ = ["MAX_EXAMPLES", "check_count", "compare", "describe", "find", "from_examples", "related"]
@@ -36,7 +36,7 @@ def find(generation: Generation, words: str, field: str) -> list[Feature]:
     UnknownFieldError, InvalidQueryError
         No such field, or it has no features.
     """
-    schema, model = _model(generation, field)
+    schema, model = sae_of(generation, field)
     density = model.sae.density
     if words.strip():
         relevance = _label_share(labels_of(generation, schema.name, model), words, model.dimension) + _activation(
@@ -55,7 +55,7 @@ def describe(generation: Generation, index: int, field: str) -> Feature:
     ------
     UnknownFeatureError, UnknownFieldError, InvalidQueryError
     """
-    schema, model = _model(generation, field)
+    schema, model = sae_of(generation, field)
     check_feature(schema, model, index, "index")
     return feature_of(generation, model, schema.name, index)
 
@@ -68,7 +68,7 @@ def from_examples(generation: Generation, positives: F32, negatives: F32, field:
     """
     from sparsight.encoders.sae.examples import direction_of, latents_towards
 
-    schema, model = _model(generation, field)
+    schema, model = sae_of(generation, field)
     sae = model.sae
     latents, weights = latents_towards(sae, direction_of(sae, positives, negatives), check_count(count))
     share = np.bincount(sae.document_codes(positives).indices, minlength=sae.n_latents) / len(positives)
@@ -79,7 +79,7 @@ def from_examples(generation: Generation, positives: F32, negatives: F32, field:
 
 def related(generation: Generation, index: int, field: str, count: int) -> RelatedFeatures:
     """Features that fired in training whose decoder rows have the largest, and the smallest, cosine with one's."""
-    schema, model = _model(generation, field)
+    schema, model = sae_of(generation, field)
     check_feature(schema, model, index, "index")
     cosines = model.sae.W_dec @ model.sae.W_dec[index]
     others = np.flatnonzero(model.sae.density > 0)
@@ -97,7 +97,7 @@ def related(generation: Generation, index: int, field: str, count: int) -> Relat
 
 def compare(generation: Generation, a: F32, b: F32, field: str, count: int) -> tuple[FeatureDifference, ...]:
     """Features of two documents' passages, (P, D) and (R, D), each by its strongest; the largest differences first."""
-    schema, model = _model(generation, field)
+    schema, model = sae_of(generation, field)
     sae = model.sae
     strong = np.stack([sae.document_codes(x).max(0).toarray()[0] for x in (a, b)])
     strong = np.where(sae.scale > 0, strong / np.where(sae.scale > 0, sae.scale, 1.0), 0.0)
@@ -112,13 +112,6 @@ def check_count(count: int) -> int:
     if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MAX_FOUND:
         raise InvalidArgumentError(f"count is 1 to {MAX_FOUND}; got {count!r:.80}", field="count")
     return count
-
-
-def _model(generation: Generation, field: str) -> tuple[FieldSchema, SAEModel]:
-    schema = sae_field(generation, field, "field")
-    model = generation.derived[schema.name]
-    assert isinstance(model, SAEModel)
-    return schema, model
 
 
 def feature_of(generation: Generation, model: SAEModel, field: str, index: int) -> Feature:

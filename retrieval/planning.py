@@ -24,9 +24,9 @@ from sparsight.index.rows import SparseRow
 from sparsight.index.schema import DerivedModel, FieldSchema
 from sparsight.index.vectors import MAX_QUERY_WEIGHTS, check_dense, check_sparse, quantise_query
 from sparsight.retrieval.models import SAEModel, dense_encoder, sparse_encoder
-from sparsight.retrieval.naming import label_of
 from sparsight.retrieval.preparation import check_text
 from sparsight.retrieval.profiles import edits_of
+from sparsight.retrieval.renaming import label_of
 from sparsight.retrieval.steering import Steering, activations_of, conditions_of, overlaps_of, steering_of
 from sparsight.types import BM25Field, DenseField, Effort, Fusion, Query, Retriever, SAEField, SparseField
 
@@ -135,7 +135,7 @@ def plan_queries(
     plans = []
     for position, item in enumerate(queries):
         try:
-            plans.append(_checked_plan(generation, models, _as_query(item, overrides)))
+            plans.append(_checked_plan(generation, _as_query(item, overrides)))
         except (InvalidArgumentError, LookupError) as error:
             if len(queries) > 1 and isinstance(getattr(error, "field", None), str):
                 error.field = f"queries[{position}].{error.field}".rstrip(".")  # type: ignore[union-attr]
@@ -156,7 +156,7 @@ def _as_query(item: Query | str, overrides: Mapping[str, Any]) -> Query:
         raise InvalidQueryError(f"unknown search argument: {error}", field="query") from error
 
 
-def _checked_plan(generation: Generation, models: Mapping[str, DerivedModel], query: Query) -> Plan:
+def _checked_plan(generation: Generation, query: Query) -> Plan:
     if isinstance(query.k, bool) or not isinstance(query.k, int) or not 1 <= query.k <= MAX_K:
         raise InvalidQueryError(f"k is 1 to {MAX_K:,}; got {query.k!r:.80}", field="k")
     if query.min_score is not None and not math.isfinite(query.min_score):
@@ -179,14 +179,14 @@ def _checked_plan(generation: Generation, models: Mapping[str, DerivedModel], qu
     if len(legs) > 1 and not any(leg.weight > 0 for leg in legs):
         raise InvalidQueryError("at least one retriever has a weight above 0", field="retrievers")
     if kept := edits_of(generation, query.profile):
-        steering_of(generation, models, query.edits)  # so that an error has the place in the query's own edits
+        steering_of(generation, query.edits)  # so that an error has the place in the query's own edits
         query = replace(query, edits=(*kept, *query.edits))
-    steering = steering_of(generation, models, query.edits)
+    steering = steering_of(generation, query.edits)
     for leg in legs:
         leg.steering = next((s for s in steering if leg.field.name in (s.field.name, s.source)), None)
     node = parse(query.filter) if query.filter.strip() else None
-    conditions = conditions_of(generation, models, query.edits)
-    plan = Plan(query, legs, node, conditions, overlaps_of(generation, models, query.overlaps), [])
+    conditions = conditions_of(generation, query.edits)
+    plan = Plan(query, legs, node, conditions, overlaps_of(generation, query.overlaps), [])
     for item in steering:
         if not any(leg.steering is item for leg in legs):
             plan.warnings.append(f"edits of {item.field.name!r} move nothing: no retriever uses it or {item.source!r}")

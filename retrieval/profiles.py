@@ -47,8 +47,8 @@ def save(store: CollectionStore, generation: Generation, name: str, edits: Seque
     check_text(note, "note", MAX_NOTE)
     if not edits:
         raise InvalidArgumentError("expected at least one edit, got none", field="edits")
-    steering_of(generation, generation.derived, edits)
-    conditions_of(generation, generation.derived, edits)
+    steering_of(generation, edits)
+    conditions_of(generation, edits)
     named = [replace(edit, field=sae_field(generation, edit.field, "edits").name) for edit in edits]
     fingerprints = {edit.field: generation.field(edit.field).fingerprint for edit in named}
 

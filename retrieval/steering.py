@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from sparsight.errors import InvalidQueryError, UnknownFeatureError, UnknownFieldError
 from sparsight.index.generation import Condition, Generation
 from sparsight.index.rows import SparseRow
-from sparsight.index.schema import DerivedModel, FieldSchema
+from sparsight.index.schema import FieldSchema
 from sparsight.retrieval.models import SAEModel
 from sparsight.types import Edit, Overlap, SAEField
 
 __all__ = ["MAX_EDITS", "MAX_STRENGTH", "Move", "Steering", "activations_of", "check_feature", "conditions_of",
-           "overlaps_of", "sae_field", "steering_of"]  # fmt: skip
+           "overlaps_of", "sae_field", "sae_of", "steering_of"]  # fmt: skip
 
 MAX_EDITS = 256
 MAX_OVERLAPS = 16
@@ -114,7 +114,7 @@ def activations_of(row: SparseRow) -> dict[int, float]:
     return dict(zip(row.term_ids.tolist(), row.values.tolist(), strict=True))
 
 
-def steering_of(generation: Generation, models: Mapping[str, DerivedModel], edits: Sequence[Edit]) -> list[Steering]:
+def steering_of(generation: Generation, edits: Sequence[Edit]) -> list[Steering]:
     """The moving edits, by SAE field; edits that change nothing are left out.
 
     Raises
@@ -126,7 +126,7 @@ def steering_of(generation: Generation, models: Mapping[str, DerivedModel], edit
         raise InvalidQueryError(f"a query has at most {MAX_EDITS} edits; got {len(edits)}", field="edits")
     found: dict[str, Steering] = {}
     for position, edit in enumerate(edits):
-        schema, model = _check(generation, models, edit, f"edits[{position}]")
+        schema, model = _check(generation, edit, f"edits[{position}]")
         if edit.op not in _MOVES:
             continue
         assert isinstance(schema.spec, SAEField)
@@ -140,12 +140,12 @@ def steering_of(generation: Generation, models: Mapping[str, DerivedModel], edit
 
 
 def conditions_of(
-    generation: Generation, models: Mapping[str, DerivedModel], edits: Sequence[Edit]
+    generation: Generation, edits: Sequence[Edit]
 ) -> tuple[Condition, ...]:
     """The require and exclude edits as conditions on 8-bit impacts."""
     conditions = []
     for position, edit in enumerate(edits):
-        schema, model = _check(generation, models, edit, f"edits[{position}]")
+        schema, model = _check(generation, edit, f"edits[{position}]")
         if edit.op in ("require", "exclude"):
             level = _level(model, edit.feature, edit.strength)
             conditions.append(Condition(schema.name, (edit.feature,), (level,), wanted=edit.op == "require"))
@@ -153,7 +153,7 @@ def conditions_of(
 
 
 def overlaps_of(
-    generation: Generation, models: Mapping[str, DerivedModel], overlaps: Sequence[Overlap]
+    generation: Generation, overlaps: Sequence[Overlap]
 ) -> tuple[Condition, ...]:
     """Overlaps as conditions on 8-bit impacts.
 
@@ -165,14 +165,14 @@ def overlaps_of(
     if len(overlaps) > MAX_OVERLAPS:
         raise InvalidQueryError(f"a query has at most {MAX_OVERLAPS} overlaps; got {len(overlaps)}", field="overlaps")
     return tuple(
-        _overlap(generation, models, overlap, f"overlaps[{position}]") for position, overlap in enumerate(overlaps)
+        _overlap(generation, overlap, f"overlaps[{position}]") for position, overlap in enumerate(overlaps)
     )
 
 
-def _overlap(generation: Generation, models: Mapping[str, DerivedModel], overlap: Overlap, place: str) -> Condition:
+def _overlap(generation: Generation, overlap: Overlap, place: str) -> Condition:
     if not isinstance(overlap, Overlap):
         raise InvalidQueryError(f"expected an Overlap, got {type(overlap).__name__}", field=place)
-    schema, model = _sae(generation, models, overlap.field, f"{place}.field")
+    schema, model = sae_of(generation, overlap.field, f"{place}.field")
     count = len(overlap.features)
     if not 1 <= count <= MAX_OVERLAP_FEATURES:
         raise InvalidQueryError(
@@ -203,14 +203,14 @@ def _level(model: SAEModel, feature: int, strength: float) -> int:
 
 
 def _check(
-    generation: Generation, models: Mapping[str, DerivedModel], edit: Edit, place: str
+    generation: Generation, edit: Edit, place: str
 ) -> tuple[FieldSchema, SAEModel]:
     if not isinstance(edit, Edit) or edit.op not in _OPERATIONS:
         raise InvalidQueryError(
             f"an edit's op is one of {', '.join(_OPERATIONS)}; got {getattr(edit, 'op', edit)!r:.80}",
             field=f"{place}.op",
         )
-    schema, model = _sae(generation, models, edit.field, f"{place}.field")
+    schema, model = sae_of(generation, edit.field, f"{place}.field")
     check_feature(schema, model, edit.feature, f"{place}.feature")
     _check_strength(edit.strength, f"{place}.strength")
     if edit.op in ("require", "exclude", "set", "clamp") and edit.strength < 0:
@@ -229,11 +229,10 @@ def _check(
     return schema, model
 
 
-def _sae(
-    generation: Generation, models: Mapping[str, DerivedModel], name: str, place: str
-) -> tuple[FieldSchema, SAEModel]:
+def sae_of(generation: Generation, name: str, place: str = "field") -> tuple[FieldSchema, SAEModel]:
+    """The SAE field of that name, or the collection's only one, with its model; errors as :func:`sae_field`."""
     schema = sae_field(generation, name, place)
-    model = models[schema.name]
+    model = generation.derived[schema.name]
     assert isinstance(model, SAEModel)
     return schema, model
 

@@ -9,9 +9,9 @@ from sparsight.index.generation import Generation
 from sparsight.index.schema import check_document_id
 from sparsight.index.store import CollectionStore
 from sparsight.retrieval.features import check_count, feature_of
-from sparsight.retrieval.models import SAEModel, dense_encoder
+from sparsight.retrieval.models import dense_encoder
 from sparsight.retrieval.preparation import passage_texts
-from sparsight.retrieval.steering import check_feature, sae_field
+from sparsight.retrieval.steering import check_feature, sae_of
 from sparsight.types import FeatureWords, SAEField
 
 __all__ = ["MAX_FEATURES", "words_of"]
@@ -36,9 +36,8 @@ def words_of(store: CollectionStore, generation: Generation, id: str, features: 
     from sparsight.encoders.sae.attribution import attribute
 
     check_count(count)
-    schema = sae_field(generation, field, "field")
-    model = generation.derived[schema.name]
-    assert isinstance(model, SAEModel) and isinstance(schema.spec, SAEField)
+    schema, model = sae_of(generation, field)
+    assert isinstance(schema.spec, SAEField)
     if isinstance(features, str) or not 1 <= len(features) <= MAX_FEATURES:
         raise InvalidArgumentError(f"expected 1 to {MAX_FEATURES} features, got {len(features)}", field="features")
     for position, feature in enumerate(features):

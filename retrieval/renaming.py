@@ -15,7 +15,7 @@ from sparsight.index.generation import Generation
 from sparsight.index.store import LABELS, CollectionStore
 from sparsight.retrieval.models import SAEModel
 from sparsight.retrieval.preparation import check_text
-from sparsight.retrieval.steering import check_feature, sae_field
+from sparsight.retrieval.steering import check_feature, sae_of
 
 __all__ = ["history_of", "label_of", "labels_of", "rename"]
 
@@ -59,9 +59,7 @@ def rename(store: CollectionStore, generation: Generation, field: str, index: in
     InvalidArgumentError, UnknownFeatureError, UnknownFieldError
         The label is too long or has line breaks, or there is no such feature.
     """
-    schema = sae_field(generation, field, "field")
-    model = generation.derived[schema.name]
-    assert isinstance(model, SAEModel)
+    schema, model = sae_of(generation, field)
     check_feature(schema, model, index, "index")
     check_text(label, "label", MAX_LABEL)
     if label != label.strip() or not label.isprintable():
