@@ -326,7 +326,7 @@ class Collection:
         """How strong features are in two documents, given by id, the largest differences first."""
         generation = self._generation()
         x, y = (
-            examples.vectors_of(self._store, generation, field, [id], (), name) for name, id in (("a", a), ("b", b))
+            examples.document_vectors(self._store, generation, field, id, place) for place, id in (("a", a), ("b", b))
         )
         return feature_search.compare(generation, x, y, field, count)
 

@@ -18,7 +18,7 @@ from sparsight.retrieval.preparation import check_text
 from sparsight.retrieval.steering import sae_field
 from sparsight.types import SAEField
 
-__all__ = ["vectors_of"]
+__all__ = ["document_vectors", "vectors_of"]
 
 
 def vectors_of(store: CollectionStore, generation: Generation, field: str, ids: Sequence[str], texts: Sequence[str],
@@ -41,20 +41,29 @@ def vectors_of(store: CollectionStore, generation: Generation, field: str, ids: 
         if isinstance(given, str) or len(given) > MAX_EXAMPLES:
             found = "a string" if isinstance(given, str) else f"{len(given):,}"
             raise InvalidArgumentError(f"expected a list of at most {MAX_EXAMPLES:,} examples, got {found}", field=what)
-    parts = [*_stored(store, source, ids, name), *_encoded(source, texts, f"{name.removesuffix('s')}_texts")]
+    places = [f"{name}[{position}]" for position in range(len(ids))]
+    parts = [*_stored(store, source, ids, places), *_encoded(source, texts, f"{name.removesuffix('s')}_texts")]
     return np.concatenate(parts) if parts else np.zeros((0, source.dimension), np.float32)
 
 
-def _stored(store: CollectionStore, source: FieldSchema, ids: Sequence[str], name: str) -> list[NDArray[np.float32]]:
-    wanted = [check_document_id(id, f"{name}[{position}]") for position, id in enumerate(ids)]
+def document_vectors(store: CollectionStore, generation: Generation, field: str, id: str, place: str
+                     ) -> NDArray[np.float32]:  # fmt: skip
+    """Vectors (P, D) of one document's passages; errors as :func:`vectors_of`, with ``place`` as their field."""
+    spec = sae_field(generation, field, "field").spec
+    assert isinstance(spec, SAEField)
+    (vectors,) = _stored(store, generation.field(spec.source), [id], [place])
+    return vectors
+
+
+def _stored(store: CollectionStore, source: FieldSchema, ids: Sequence[str], places: Sequence[str]
+            ) -> list[NDArray[np.float32]]:  # fmt: skip
+    wanted = [check_document_id(id, place) for id, place in zip(ids, places, strict=True)]
     rows = {row.id: row for row in store.rows(wanted)}
-    for position, id in enumerate(wanted):
+    for id, place in zip(wanted, places, strict=True):
         if id not in rows:
-            raise UnknownDocumentError(f"the collection has no document {id!r:.80}", field=f"{name}[{position}]",
-                                       id=id[:80])
+            raise UnknownDocumentError(f"the collection has no document {id!r:.80}", field=place, id=id[:80])
         if source.name not in rows[id].dense:
-            raise InvalidArgumentError(f"document {id!r:.80} has no vectors in field {source.name!r}",
-                                       field=f"{name}[{position}]")
+            raise InvalidArgumentError(f"document {id!r:.80} has no vectors in field {source.name!r}", field=place)
     return [rows[id].dense[source.name] for id in wanted]
 
 

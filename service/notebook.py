@@ -37,6 +37,7 @@ __all__ = ["Explorer", "Table", "View"]
 
 Op = Literal["boost", "suppress", "set", "clamp", "require", "exclude"]
 _BAR = 24  # characters of the longest bar
+_TOLD = 8  # edits of a view that are listed
 
 
 class Explorer:
@@ -52,6 +53,7 @@ class Explorer:
 
     def __init__(self, collection: Any, **options: Any) -> None:
         self.collection, self.options = collection, {"explain": True} | options
+        self._names: dict[tuple[str, int], str] = {}
 
     def __repr__(self) -> str:
         return f"<Explorer of {self.collection!r}>"
@@ -78,6 +80,12 @@ class Explorer:
         """What features two documents differ in: above 0 what the first has more of."""
         found = self.collection.compare(a, b, count=count)
         return Table("feature", [(_named(item.feature), item.a - item.b) for item in found], f"{a} less {b}", found)
+
+    def name_of(self, index: int, field: str = "") -> str:
+        """Number and label of a feature, asked for once."""
+        if (field, index) not in self._names:
+            self._names[field, index] = _named(self.collection.feature(index, field=field))
+        return self._names[field, index]
 
     def feature(self, which: int | str | Feature) -> Feature:
         """A feature by number or by words: the best match.
@@ -187,8 +195,10 @@ class View:
         return f"<b>{html.escape(self.query.text)}</b> {said}<table>{body}</table>"
 
     def _edits(self) -> list[str]:
-        return [f"{edit.op} {_named(self.explorer.feature(edit.feature))} {edit.strength:+g}"
-                for edit in self.query.edits]
+        told = [f"{edit.op} {self.explorer.name_of(edit.feature, edit.field)} {edit.strength:+g}"
+                for edit in self.query.edits[:_TOLD]]
+        more = len(self.query.edits) - len(told)
+        return [*told, f"and {more} more edits"] if more else told
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,6 +8,7 @@ unwanted; here nobody looks at the features).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,10 +22,11 @@ from sparsight.types import Edit
 if TYPE_CHECKING:
     from sparsight.retrieval import Collection
 
-__all__ = ["section"]
+__all__ = ["cut_at_kept", "section"]
 
 _QUERIES, _PAIRS = 1_000, 15
 _STEPS = (0.0, 0.1, 0.2, 0.3, 0.45, 0.6)
+_KEPT = 0.95  # of nDCG@10
 _LEAST = 0.2  # of the first ten hits have the attribute
 
 
@@ -56,3 +58,11 @@ def section(papers: Papers, collection: Collection) -> list[Row]:
             found.append({"kind": "away", "way": way, "step": step, "pairs": len(pairs),
                           "left": round(float(np.mean(left)), 4), "ndcg": round(float(np.mean(ndcg)), 4)})
     return found
+
+
+def cut_at_kept(rows: Sequence[Row], way: str) -> float:
+    """The share of the attribute that is gone where 95 % of nDCG@10 is kept, by a straight line between steps."""
+    curve = [row for row in rows if row["way"] == way]
+    kept = [row["ndcg"] / curve[0]["ndcg"] for row in curve]
+    cut = [1 - row["left"] / curve[0]["left"] for row in curve]
+    return float(np.interp(-_KEPT, [-share for share in kept], cut)) if min(kept) <= _KEPT else max(cut)

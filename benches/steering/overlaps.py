@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +15,7 @@ from sparsight.retrieval.models import SAEModel
 if TYPE_CHECKING:
     from sparsight.retrieval import Collection
 
-__all__ = ["section"]
+__all__ = ["section", "within_twice"]
 
 _SIZES, _LEAST, _SETS = (8, 16, 32), (2, 3, 4, 6), 60
 _SAMPLE = 5_000
@@ -45,3 +46,8 @@ def section(papers: Papers, collection: Collection) -> list[Row]:
                                  "measured": round(measured, 6), "predicted": round(told.predicted, 6),
                                  "sampled": round(told.sampled, 6), "independent": round(told.independent, 6)})
     return rows
+
+
+def within_twice(rows: Sequence[Row], way: str = "predicted") -> float:
+    """Share of the filters that let through between half and twice of what is told."""
+    return float(np.mean([0.5 <= row[way] / row["measured"] <= 2 for row in rows]))

@@ -8,6 +8,8 @@ import numpy as np
 
 from benches.quality.results import Row
 from benches.sae.sections._rows import asked
+from benches.steering.away import cut_at_kept
+from benches.steering.overlaps import within_twice
 from benches.steering.towards import at_overlap
 
 __all__ = ["NOT_MEASURED", "system_rows"]
@@ -53,10 +55,8 @@ def system_rows(rows: Mapping[str, Sequence[Row]]) -> list[Row]:
                                f"{'; '.join(row['names'])}; nobody has seen a circle in it"))
     if "away" in by:
         curve = [row for row in by["away"] if row["way"] == "features"]
-        cut = [1 - row["left"] / curve[0]["left"] for row in curve]
-        kept = [-row["ndcg"] / curve[0]["ndcg"] for row in curve]
         made.append(asked(20, "SHIFT", "leakage in the first ten hits cut, at 95 % of nDCG@10",
-                          100 * float(np.interp(-0.95, kept, cut)), "at least", 50.0, unit="%",
+                          100 * cut_at_kept(curve, "features"), "at least", 50.0, unit="%",
                           note=f"{curve[0]['pairs']} pairs; the classifier was not trained"))
     for row in by.get("probes", ()):
         made += [asked(21, "Sparse probing", "F1 of one latent above that of the best component of the embedding",
@@ -66,9 +66,9 @@ def system_rows(rows: Mapping[str, Sequence[Row]]) -> list[Row]:
                        100 * (row["dense"] - row["f1"]["8"]), "at most", 3.0, unit="points",
                        note=f"{row['f1']['8']:.3f} against {row['dense']:.3f}")]
     if "overlaps" in by:
-        within = np.mean([0.5 <= row["predicted"] / row["measured"] <= 2 for row in by["overlaps"]])
+        within = within_twice(by["overlaps"])
         made.append(asked(26, "Sparse distributed representations", "overlap filters within twice the predicted rate",
-                          100 * float(within), "at least", 95.0, unit="%", note=f"{len(by['overlaps'])} filters"))
+                          100 * within, "at least", 95.0, unit="%", note=f"{len(by['overlaps'])} filters"))
     for row in by.get("sets", ()):
         made += [asked(27, "Sparsey", "a document that was just inserted is the first hit of its own vector",
                        100 * row["first"] / row["inserted"], "at least", 100.0, unit="%",

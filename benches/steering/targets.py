@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from benches.quality.results import Row
+from benches.steering.away import cut_at_kept
+from benches.steering.overlaps import within_twice
 from benches.steering.towards import at_overlap
 
 __all__ = ["target_rows"]
 
 Rows = Mapping[str, Sequence[Row]]
-_KEPT = 0.95  # of nDCG@10
 
 
 def target_rows(rows: Rows) -> list[Row]:
@@ -104,13 +105,7 @@ def _named(rows: Sequence[Row]) -> Row:
 
 
 def _away(rows: Sequence[Row]) -> Row:
-    told = {}
-    for way in dict.fromkeys(row["way"] for row in rows):
-        curve = [row for row in rows if row["way"] == way]
-        whole = curve[0]
-        kept = [row["ndcg"] / whole["ndcg"] for row in curve]
-        cut = [1 - row["left"] / whole["left"] for row in curve]
-        told[way] = float(np.interp(-_KEPT, [-share for share in kept], cut)) if min(kept) <= _KEPT else max(cut)
+    told = {way: cut_at_kept(rows, way) for way in dict.fromkeys(row["way"] for row in rows)}
     return _target("steering away from a category: cut of its share in the first ten, 95 % of nDCG@10 kept", "at least",
                    0.5, told["features"], "of it",
                    f"{rows[0]['pairs']:,} pairs, share {rows[0]['left']:.3f} before, nDCG@10 {rows[0]['ndcg']:.3f} of "
@@ -118,14 +113,13 @@ def _away(rows: Sequence[Row]) -> Row:
 
 
 def _overlaps(rows: Sequence[Row]) -> Row:
-    within = {way: float(np.mean([0.5 <= row[way] / row["measured"] <= 2 for row in rows]))
-              for way in ("predicted", "sampled", "independent")}
-    near = [0.5 <= row["predicted"] / row["measured"] <= 2 for row in rows if row["sets"] == "near"]
+    within = {way: within_twice(rows, way) for way in ("predicted", "sampled", "independent")}
+    near = within_twice([row for row in rows if row["sets"] == "near"])
     typical = float(np.median([max(row["predicted"] / row["measured"], row["measured"] / max(row["predicted"], 1e-9))
                                for row in rows]))
     return _target("filters by set overlap: measured rate over the one that a sample predicts, median", "at most", 2.0,
                    typical, "times", f"{len(rows)} filters of 8 to 32 features; within twice for "
-                   f"{100 * within['predicted']:.0f} % (of near features {100 * float(np.mean(near)):.0f} %), by "
+                   f"{100 * within['predicted']:.0f} % (of near features {100 * near:.0f} %), by "
                    f"the sample's own rate {100 * within['sampled']:.0f} %, by independence "
                    f"{100 * within['independent']:.0f} %")
 

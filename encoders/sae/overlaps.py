@@ -27,7 +27,7 @@ __all__ = ["OverlapRate", "overlap_rate"]
 
 @dataclass(frozen=True)
 class OverlapRate:
-    """Shares of texts that have at least ``at_least`` of ``features`` features.
+    """Shares of texts that have at least so many of some features.
 
     Attributes
     ----------
@@ -41,8 +41,6 @@ class OverlapRate:
         Of two of the features, on average, that explains the variance: 0 and above.
     """
 
-    features: int
-    at_least: int
     predicted: float
     sampled: float
     independent: float
@@ -81,8 +79,8 @@ def overlap_rate(codes: csr_matrix, features: Sequence[int], at_least: int) -> O
     alone = count * mean * (1 - mean)
     excess = (float(numbers.var(ddof=1)) / alone - 1) / (count - 1) if alone > 0 and count > 1 else 0.0
     correlation = min(max(excess, 0.0), 1.0 - 1e-9)
-    return OverlapRate(count, at_least, _beta_binomial(count, at_least, mean, correlation),
-                       float((numbers >= at_least).mean()), _poisson_binomial(rates, at_least), correlation)
+    return OverlapRate(_beta_binomial(count, at_least, mean, correlation), float((numbers >= at_least).mean()),
+                       _poisson_binomial(rates, at_least), correlation)
 
 
 def _beta_binomial(count: int, at_least: int, mean: float, correlation: float) -> float:

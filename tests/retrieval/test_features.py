@@ -78,4 +78,4 @@ def test_documents_are_compared_by_features(things: Collection) -> None:
     assert len(things.compare("doc-0", "doc-3", count=1)) == 1
     with pytest.raises(UnknownDocumentError) as unknown:
         things.compare("doc-0", "no such")
-    assert unknown.value.field == "b[0]"
+    assert unknown.value.field == "b"

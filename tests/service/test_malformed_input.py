@@ -460,7 +460,7 @@ row("related: unknown", "FeatureService/FindRelatedFeatures",
 row("related: count", "FeatureService/FindRelatedFeatures",
     features_pb2.FindRelatedFeaturesRequest(name=f"{P}/fields/-/features/1", count=257), "count", "1 to 256")
 row("compare: unknown", "FeatureService/CompareDocuments",
-    features_pb2.CompareDocumentsRequest(parent=f"{P}/fields/-", a="nope", b="d1"), "a[0]", "nope", MISSING)
+    features_pb2.CompareDocumentsRequest(parent=f"{P}/fields/-", a="nope", b="d1"), "a", "nope", MISSING)
 for _what, _profile, _path, _says, _code in (
     ("none", {}, "profile.name", "INVALID_RESOURCE_NAME", INVALID),
     ("name with capitals", {"name": f"{P}/profiles/Big"}, "profile.name", "INVALID_RESOURCE_NAME", INVALID),

@@ -14,7 +14,7 @@ from sparsight.retrieval import Database
 from sparsight.service.client import Client
 from sparsight.service.notebook import Explorer, View
 from sparsight.service.server import ServerThread
-from sparsight.types import DenseField, Document, Query, Retriever
+from sparsight.types import DenseField, Document, Edit, Query, Retriever
 
 TOPICS = ("galaxy", "neuron", "lattice", "market", "protein")
 
@@ -100,6 +100,8 @@ def test_what_is_shown(things: Explorer, view: View) -> None:
     steered = view.steer(things.features().of[0], 2.0)
     text, page = repr(steered), steered._repr_html_()
     assert text.count("\n") == 9 and "boost" in text and "was " in text
+    many = view.edited([Edit(feature, "boost", 0.1) for feature in range(20)])
+    assert "and 12 more edits" in repr(many) and repr(many).count("boost") == 8
     assert "&lt;" in page and "<galaxy>" not in page and page.count("<tr>") == 8  # titles are text
     for table in (things.features(), things.like(["doc-0"]), steered.why(0)):
         assert len(repr(table).splitlines()) == len(table) + 1 and table._repr_html_().count("<tr>") == len(table)
