@@ -1,4 +1,4 @@
-"""Which words of a text fired a latent, and which raised a term of SPLADE.
+"""Which words of a text fired a latent.
 
 What is explained of a latent is its product with the text's vector, ``a_i = w_i . (x - b_dec)``, w_i being its row of
 the decoder: pursuit, which codes documents, starts from it, and queries weigh latents by it. The encoder's
@@ -43,82 +43,22 @@ through Conservative Propagation", ICML.
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsight.encoders.base import Mode, TransformerEncoder
+from sparsight.encoders.base import Mode
 from sparsight.encoders.dense import DenseEncoder
 from sparsight.encoders.sae.model import SAE
-from sparsight.encoders.splade import SpladeEncoder
-from sparsight.errors import IncompatibleModelError, InvalidArgumentError, ShapeError
-from sparsight.kernels.reference.max_logits import activate
-from sparsight.types import WordShare
+from sparsight.encoders.word_shares import WordShares, check_units, word_of_pieces, word_shares, word_spans
+from sparsight.errors import IncompatibleModelError, InvalidArgumentError
 
-if TYPE_CHECKING:
-    import torch
-
-    from sparsight.encoders.batching import Batch
-
-__all__ = ["By", "WordShares", "attribute", "attribute_term", "deletion_effect", "word_spans"]
+__all__ = ["By", "attribute", "deletion_effect"]
 
 By: TypeAlias = Literal["pull", "split", "occlusion"]
 F64 = NDArray[np.float64]
-
-# A text is spelled in classes of characters (w: letter or number, m: mark, i: ideograph, d: decimal digit, j: what may
-# join parts of a word, p: point or comma, space: all else), on which this finds words.
-_WORD = re.compile(r"im*|[wd][wdm]*(?:(?:j|(?<=d)p(?=d))[wd][wdm]*)*")
-_JOINERS = frozenset("-'’_\u00ad\u200c\u200d\u2010\u2011")
-
-
-@dataclass(frozen=True, eq=False)
-class WordShares:
-    """What the W words of a text did to L latents, or terms.
-
-    Attributes
-    ----------
-    text : str
-    spans : int64, shape (W, 2)
-        Words by first character and the one after the last, as :func:`word_spans`.
-    seen : bool, shape (W,)
-        Whether any of a word's pieces is among those that the encoder takes; others have shares of 0.
-    units : int64, shape (L,)
-        Latents, or terms.
-    shares : float32, shape (W, L)
-        Signed.
-    rest : float32, shape (L,)
-        What is no word's: special tokens, punctuation, a prompt, and biases.
-    total : float32, shape (L,)
-        What is explained.
-    """
-
-    text: str
-    spans: NDArray[np.int64]
-    seen: NDArray[np.bool_]
-    units: NDArray[np.int64]
-    shares: NDArray[np.float32]
-    rest: NDArray[np.float32]
-    total: NDArray[np.float32]
-
-    @property
-    def words(self) -> list[str]:
-        """The W words as the text has them."""
-        return [self.text[start:end] for start, end in self.spans.tolist()]
-
-    def top(self, column: int, count: int = 5) -> list[WordShare]:
-        """The words with the largest shares above 0 in a column, best first, equal ones in the text's order."""
-        column_shares = self.shares[:, column]
-        order = np.argsort(-column_shares, kind="stable")[:count]
-        return [WordShare(self.text[start:end], start, end, share)
-                for (start, end), share in zip(self.spans[order].tolist(), column_shares[order].tolist(), strict=True)
-                if share > 0]
-
 
 def attribute(texts: Sequence[str], latents: Sequence[Sequence[int]], *, embedder: DenseEncoder, sae: SAE,
               by: By = "pull", mode: Mode = "document", max_tokens: int = 0) -> list[WordShares]:
@@ -170,7 +110,7 @@ def attribute(texts: Sequence[str], latents: Sequence[Sequence[int]], *, embedde
     found = []
     for text, own, of in zip(texts, states, wanted, strict=True):
         spans = word_spans(text)
-        owners = _owners(embedder, text, spans, mode, max_tokens)
+        owners = word_of_pieces(embedder, text, spans, mode, max_tokens)
         seen = np.isin(np.arange(len(spans)), owners)
         rows = sae.W_dec[of].astype(np.float64)
         shares = np.zeros((len(spans), len(of)))
@@ -185,58 +125,8 @@ def attribute(texts: Sequence[str], latents: Sequence[Sequence[int]], *, embedde
             parts, x = _parts(own.astype(np.float64), rows, by)
             np.add.at(shares, owners[owners >= 0], parts[owners >= 0])
         total = rows @ (x - sae.b_dec)
-        found.append(_word_shares(text, spans, seen, of, shares, total - shares.sum(0), total))
+        found.append(word_shares(text, spans, seen, of, shares, total - shares.sum(0), total))
     return found
-
-
-def attribute_term(texts: Sequence[str], terms: Sequence[Sequence[int]], *, encoder: SpladeEncoder,
-                   mode: Mode = "document", max_tokens: int = 0) -> list[WordShares]:
-    """What words raise terms of a text's SPLADE vector to.
-
-    Parameters
-    ----------
-    texts : sequence of str, length B
-    terms : sequence of B sequences of int
-    encoder : SpladeEncoder
-        With max pooling and expansion.
-    mode, max_tokens
-        As for :meth:`SparseEncoder.encode`, for queries too by the model.
-
-    Returns
-    -------
-    list of WordShares, length B
-        A share is the largest weight at one of the word's pieces, at least 0, and ``rest`` that at other pieces. The
-        maximum over pieces makes this exact: ``total``, the term's weight, is the largest of the shares and the rest,
-        and the word that has it raised the term, alone.
-
-    Raises
-    ------
-    InvalidArgumentError
-        If there is no term of a number, or the encoder adds weights up or does not expand, or as
-        :meth:`SparseEncoder.encode`.
-    ShapeError
-        If there are not as many lists of terms as texts.
-    """
-    wanted = _numbers("terms", texts, terms, encoder.dimension)
-    if encoder.settings.pooling != "max" or not encoder._expands(mode):
-        raise InvalidArgumentError("expected an encoder with max pooling and expansion", field="encoder")
-
-    def finish(batch: Batch, hidden: torch.Tensor) -> list[F64]:
-        return [_term_weights(encoder, hidden[row, :length], wanted[at])
-                for row, (at, length) in enumerate(zip(batch.rows.tolist(), batch.lengths.tolist(), strict=True))]
-
-    found: dict[int, WordShares] = {}
-    for batch, made in encoder._run(texts, mode, max_tokens, None, finish):
-        for at, weights in zip(batch.rows.tolist(), made, strict=True):
-            spans = word_spans(texts[at])
-            owners = _owners(encoder, texts[at], spans, mode, max_tokens)
-            if len(weights) <= encoder._tokens.special:
-                weights[:] = 0.0  # as the encoder: special tokens alone say nothing about a text
-            shares = np.zeros((len(spans), weights.shape[1]))
-            np.maximum.at(shares, owners[owners >= 0], weights[owners >= 0])
-            found[at] = _word_shares(texts[at], spans, np.isin(np.arange(len(spans)), owners), wanted[at], shares,
-                                     weights[owners < 0].max(0, initial=0.0), weights.max(0, initial=0.0))
-    return [found[at] for at in range(len(texts))]
 
 
 def deletion_effect(found: Sequence[WordShares], *, embedder: DenseEncoder, sae: SAE,
@@ -289,55 +179,6 @@ def deletion_effect(found: Sequence[WordShares], *, embedder: DenseEncoder, sae:
     return out
 
 
-def word_spans(text: str) -> NDArray[np.int64]:
-    """Words of a text, int64 (W, 2): first character and the one after the last.
-
-    Letters, marks and numbers in a row, also across single hyphens, apostrophes, underscores and invisible joiners, and
-    points and commas between digits. An ideograph is a word by itself, as BERT has it; other scripts without blanks are
-    not taken apart.
-
-    Examples
-    --------
-    >>> [("state-of-the-art (0.95)"[a:b]) for a, b in word_spans("state-of-the-art (0.95)")]
-    ['state-of-the-art', '0.95']
-    """
-    spans = [found.span() for found in _WORD.finditer("".join(map(_class_of, text)))]
-    return np.asarray(spans, np.int64).reshape(-1, 2)
-
-
-@lru_cache(maxsize=4096)
-def _class_of(character: str) -> str:
-    if character in _JOINERS:
-        return "j"
-    if character in ".,":
-        return "p"
-    if character.isdecimal():
-        return "d"
-    if unicodedata.name(character, "").startswith("CJK ") and character.isalpha():
-        return "i"
-    return {"L": "w", "N": "w", "M": "m"}.get(unicodedata.category(character)[0], " ")
-
-
-def _owners(encoder: TransformerEncoder, text: str, spans: NDArray[np.int64], mode: Mode, max_tokens: int,
-            ) -> NDArray[np.int64]:
-    """The word that each of a text's T word pieces belongs to (special tokens included), or -1: int64 (T,)."""
-    shown = encoder._shown([text], mode)[0]
-    pieces: Any = encoder.tokenizer.encode(shown, add_special_tokens=False)
-    limit = min(max_tokens or encoder.max_tokens, encoder.max_tokens)
-    pieces.truncate(max(limit - encoder._tokens.special, 0))
-    whole = encoder.tokenizer.post_process(pieces)
-    offsets = np.asarray(whole.offsets, np.int64).reshape(-1, 2)
-    # Where the text's characters are in what the tokenizer saw: behind a prompt, and a small letter may be two.
-    lengths = [len(c.lower()) for c in text] if encoder.settings.lower_case else np.ones(len(text), np.int64)
-    places = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    placed = (places + len(shown) - places[-1])[spans]
-    if not len(spans):
-        return np.full(len(offsets), -1)
-    word = np.searchsorted(placed[:, 1], offsets[:, 0], side="right")  # the first that ends behind the piece's start
-    inside = (word < len(spans)) & (placed[np.minimum(word, len(spans) - 1), 0] < offsets[:, 1])
-    return np.where(inside & (np.asarray(whole.special_tokens_mask) == 0), word, -1)
-
-
 def _parts(states: F64, rows: F64, by: By) -> tuple[F64, F64]:
     """Parts (T, L) of word pieces' states (T, D) in the products of directions (L, D) with their pooled vector (D,)."""
     mean = states.mean(0)
@@ -346,25 +187,6 @@ def _parts(states: F64, rows: F64, by: By) -> tuple[F64, F64]:
     if by == "pull":
         rows = rows - np.outer(rows @ x, x)
     return states @ rows.T / (len(states) * length), x
-
-
-def _term_weights(encoder: SpladeEncoder, hidden: torch.Tensor, terms: NDArray[np.int64]) -> F64:
-    """Weights (T, K) of K terms at each of a text's word pieces (T, H)."""
-    import torch
-
-    with torch.inference_mode():
-        at = torch.from_numpy(terms).to(hidden.device)
-        logits = (hidden @ encoder._decoder.weight[at].T).float()
-        if encoder._decoder.bias is not None:
-            logits = logits + encoder._decoder.bias[at]
-        weights: F64 = activate(logits, encoder.settings.activation).cpu().numpy().astype(np.float64)
-        return weights
-
-
-def _word_shares(text: str, spans: NDArray[np.int64], seen: NDArray[np.bool_], units: NDArray[np.int64], shares: F64,
-                 rest: F64, total: F64) -> WordShares:
-    return WordShares(text, spans, seen, units, shares.astype(np.float32), rest.astype(np.float32),
-                      total.astype(np.float32))
 
 
 def _seen_part(text: str, spans: NDArray[np.int64], seen: NDArray[np.bool_]) -> str:
@@ -388,19 +210,4 @@ def _check(texts: Sequence[str], latents: Sequence[Sequence[int]], embedder: Den
         raise IncompatibleModelError(
             f"expected the encoder {sae.embedder[:12] or '(any)'} of {sae.d_in} components that the autoencoder reads, "
             f"got {embedder.fingerprint[:12]} of {embedder.dimension}", field="embedder")
-    return _numbers("latents", texts, latents, sae.n_latents)
-
-
-def _numbers(name: str, texts: Sequence[str], given: Sequence[Sequence[int]], below: int) -> list[NDArray[np.int64]]:
-    if isinstance(texts, str):
-        raise InvalidArgumentError("expected a sequence of texts, got one string", field="texts")
-    if len(given) != len(texts):
-        raise ShapeError(f"expected {name} of {len(texts)} texts, got {len(given)}", field=name)
-    out = []
-    for at, numbers in enumerate(given):
-        array = np.asarray(numbers)
-        whole = array.ndim == 1 and (array.dtype.kind in "iu" or not array.size)
-        if not whole or ((array < 0) | (array >= below)).any():
-            raise InvalidArgumentError(f"expected {name}[{at}] in [0, {below}), got {numbers!r}", field=f"{name}[{at}]")
-        out.append(array.astype(np.int64))
-    return out
+    return check_units("latents", texts, latents, sae.n_latents)

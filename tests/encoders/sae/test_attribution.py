@@ -14,9 +14,11 @@ import pytest
 
 from sparsight.encoders.checkpoint import read_settings
 from sparsight.encoders.dense import DenseEncoder
-from sparsight.encoders.sae.attribution import By, attribute, attribute_term, deletion_effect, word_spans
+from sparsight.encoders.sae.attribution import By, attribute, deletion_effect
 from sparsight.encoders.sae.model import SAE
 from sparsight.encoders.splade import SpladeEncoder
+from sparsight.encoders.term_attribution import attribute_term
+from sparsight.encoders.word_shares import word_spans
 from sparsight.errors import IncompatibleModelError, InvalidArgumentError, ShapeError
 
 WIDTH, LATENTS = 16, 6
