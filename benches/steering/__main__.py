@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from benches.quality.measure import say
 from benches.quality.results import PROVENANCE, Row, about_run, read_results, write_results
-from benches.steering import away, examples, families, names, others, overlaps, strengths, towards
+from benches.steering import away, examples, families, names, others, overlaps, strengths, towards, words
 from benches.steering.papers import Papers
 from benches.steering.report import write_page
 from benches.steering.systems import system_rows
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _RESULTS = Path(__file__).resolve().parents[1] / "results/steering.json"
 SECTIONS: dict[str, Callable[[Papers, Collection], list[Row]]] = {
     "examples": examples.section, "towards": towards.section, "strengths": strengths.section,
-    "families": families.section, "names": names.section,
+    "families": families.section, "names": names.section, "words": words.section,
     "others": others.section, "away": away.section, "overlaps": overlaps.section, "cost": strengths.cost}
 
 

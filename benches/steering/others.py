@@ -3,6 +3,7 @@ sets (27). What their criteria ask is in :mod:`benches.steering.systems`."""
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +13,7 @@ from scipy.stats import spearmanr
 
 from benches.quality.results import Row
 from benches.steering.papers import Papers
+from sparsight.encoders.sae.layout import layout, layout_quality, pca_layout
 from sparsight.encoders.sae.lobes import agreement, find_lobes, geometric_lobes
 from sparsight.encoders.sae.model import SAE
 from sparsight.encoders.sae.probes import probe_labels
@@ -30,13 +32,21 @@ _ASKED, _NEAR, _INSERTED = 200, 1_000, 50
 
 
 def section(papers: Papers, collection: Collection) -> list[Row]:
-    """Rows "lobes", "shapes", "probes" and "sets", one of each."""
+    """Rows "map", "lobes", "shapes", "probes" and "sets", one of each."""
     model = collection._generation().derived["sae"]
     assert isinstance(model, SAEModel)
     some = np.sort(np.random.default_rng(31).choice(papers.indexed, _TEXTS, replace=False))
     codes = model.sae.encode(papers.x[some])
-    return [_lobes(model.sae, codes), _shapes(model.sae, codes), _probes(papers, model.sae, some),
+    return [_map(model.sae), _lobes(model.sae, codes), _shapes(model.sae, codes), _probes(papers, model.sae, some),
             _sets(papers, model.sae, collection)]
+
+
+def _map(sae: SAE) -> Row:
+    started = time.monotonic()
+    places = layout(sae.W_dec)
+    return {"kind": "map", "latents": sae.n_latents, "seconds": round(time.monotonic() - started, 1),
+            "quality": round(layout_quality(sae.W_dec, places), 4),
+            "principal": round(layout_quality(sae.W_dec, pca_layout(sae.W_dec)), 4)}
 
 
 def _lobes(sae: SAE, codes: csr_matrix) -> Row:

@@ -57,6 +57,18 @@ def _page(rows: dict[str, list[Row]]) -> str:
         lines += ["", "## Families", "", "The largest, by the encoder's codes; co-activation inside over outside.", "",
                   "| parent | features below it | the first of them | ratio |", "| --- | ---: | --- | ---: |"]
         lines += [f"| {r['parent']} | {r['children']} | {r['first']} | {r['ratio']:.1f} |" for r in rows["family"]]
+    for of in rows.get("map", ()):
+        lines += ["", "## The map of features", "", f"{of['quality']:.3f} of the 10 nearest latents by direction are among "
+                  f"the 30 nearest on the map of {of['latents']:,}, which takes {of['seconds']:.0f} s; on the plane of the "
+                  f"principal components {of['principal']:.3f}."]
+    if rows.get("words"):
+        of = rows["words"][0]
+        told = (f"Share of a feature's product with the text that goes when the words named first are deleted; "
+                f"{of['texts']} abstracts, {of['latents']} features each.")
+        lines += ["", "## Words that fired a feature", "", told, "",
+                  "| by | 1 word | 3 words | 5 words | 20 % |", "| --- | ---: | ---: | ---: | ---: |"]
+        lines += [f"| {r['way']} | {r['gone_1']:.3f} | {r['gone_3']:.3f} | {r['gone_5']:.3f} | {r['gone_0.2']:.3f} |"
+                  for r in rows["words"]]
     if rows.get("cost"):
         lines += ["", "## What it costs", "", "| field | search | ms | p99 | times |",
                   "| --- | --- | ---: | ---: | ---: |"]

@@ -12,27 +12,23 @@ the mean. Both take one pass of the model for all of a text's latents. "occlusio
 encodes what is left: a pass for every word (Zeiler, Fergus 2014, "Visualizing and Understanding Convolutional
 Networks", ECCV).
 
-Measured with all-MiniLM-L6-v2 and sparsight-minilm-sae on 20 arXiv abstracts of about 170 words, the four strongest
-latents of each (standard errors over texts about 0.03): the share of ``a_i`` that goes when the words with the largest
-shares are deleted and the text is encoded again.
+With all-MiniLM-L6-v2 and sparsight-minilm-sae on 20 arXiv abstracts, the four strongest latents of each: the share of
+``a_i`` that goes when the words with the largest shares are deleted and the text is encoded again
+(``python -m benches.steering --sections words``).
 
-==============================================  ======  =======  =======  =====  =====================
-shares                                          1 word  3 words  5 words  20 %   passes of the model
-==============================================  ======  =======  =======  =====  =====================
-"pull" (default)                                0.154   0.357    0.460    0.759  1
-"split"                                         0.140   0.319    0.434    0.797  1
-"split" with rows of the encoder                0.135   0.317    0.413    0.731  1
-"occlusion"                                     0.166   0.332    0.401    0.592  a word
-each word's own vector, ``w_i . x(word)``       0.123   0.330    0.456    0.845  1 of the words alone
-gradient x input                                0.004   -0.013   -0.015   -0.07  2 a latent
-gradient x input, attention, norms, GELU fixed  0.157   0.366    0.480    0.812  2 a latent
-random                                          0.000   0.000    0.005    0.045
-==============================================  ======  =======  =======  =====  =====================
+================  ======  =======  =======  =====  ===================
+shares            1 word  3 words  5 words  20 %   passes of the model
+================  ======  =======  =======  =====  ===================
+"pull" (default)  0.235   0.478    0.610    0.841  1
+"split"           0.226   0.446    0.567    0.905  1
+"occlusion"       0.242   0.443    0.529    0.732  a word
+random            0.015   0.012    0.015    0.047
+================  ======  =======  =======  =====  ===================
 
-Occlusion is best for one word and worse for more: of a word that occurs again, or has a synonym, little is missed. The
-gradient of the linearised model (Ali et al. 2022) is little better than "pull" for many times its cost, and needs hooks
-in the model. A word's own vector knows no context: every "state" of a text is the same to it. For ten such abstracts
-with eight latents each "pull" takes as long as encoding them, and 8 % more.
+Occlusion is best for one word and worse for more: of a word that occurs again, or has a synonym, little is missed.
+Tried and dropped: gradient times input, which named no better words than chance; the same with attention, norms and
+GELU held fixed (Ali et al. 2022), little better than "pull" for a backward pass a latent and hooks in the model; a
+word's own vector, which knows no context.
 
 References
 ----------
