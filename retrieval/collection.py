@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import dataclasses
-import hashlib
-import json
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
-
-import msgpack
-import numpy as np
 
 from sparsight.errors import (
     FailedPreconditionError,
@@ -22,13 +15,26 @@ from sparsight.errors import (
 )
 from sparsight.index import filters, maintenance, storage
 from sparsight.index.generation import Generation, Reference
-from sparsight.index.rows import Row
 from sparsight.index.schema import check_document_id
-from sparsight.index.store import CollectionStore, WriteAnswer
+from sparsight.index.store import CollectionStore
 from sparsight.index.verification import verify_store
 from sparsight.kernels import CancelFlag
 from sparsight.retrieval import examples, profiles, renaming
 from sparsight.retrieval import features as feature_search
+from sparsight.retrieval.arguments import (
+    STORED,
+    canonical,
+    check_ids,
+    check_include,
+    check_request_id,
+    digest_of,
+    document_of,
+    make_token,
+    page_size_of,
+    parse_filter,
+    read_token,
+    write_result,
+)
 from sparsight.retrieval.families import FamilyCache
 from sparsight.retrieval.operations import Operations
 from sparsight.retrieval.planning import MAX_QUERY_TEXT
@@ -48,14 +54,11 @@ from sparsight.types import (
     FeatureWords,
     Operation,
     Page,
-    Passage,
     Profile,
     Query,
     RelatedFeatures,
     SAEField,
     SearchResult,
-    SparseVector,
-    Vector,
     VerifyReport,
     WriteResult,
 )
@@ -64,10 +67,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["Collection"]
-
-MAX_IDS = 10_000
-MAX_PAGE = 1_000
-STORED = ("title", "text", "metadata")
 
 
 class Collection:
@@ -144,20 +143,20 @@ class Collection:
         self._store._check_open()
         checked = check_documents(documents)
         rows, dropped = prepare_rows(self._store.schema, checked)
-        digest = _digest(["upsert", [_canonical(document) for document in checked]]) if request_id else ""
-        answer = self._store.write(rows, request_id=_check_request_id(request_id), digest=digest)
-        return _result(answer, dropped)
+        digest = digest_of(["upsert", [canonical(document) for document in checked]]) if request_id else ""
+        answer = self._store.write(rows, request_id=check_request_id(request_id), digest=digest)
+        return write_result(answer, dropped)
 
     def delete(self, ids: Iterable[str] = (), *, filter: str = "", request_id: str = "") -> WriteResult:
         """Delete documents by id (missing ones are skipped), or all that satisfy a filter."""
         self._store._check_open()
-        wanted = _check_ids(ids)
+        wanted = check_ids(ids)
         if bool(wanted) == bool(filter):
             raise InvalidArgumentError("give either ids or a filter", field="ids")
         node = filters.parse(check_text(filter, "filter", MAX_QUERY_TEXT)) if filter else None
-        digest = _digest(["delete", wanted, filter]) if request_id else ""
-        return _result(
-            self._store.delete(wanted, node=node, request_id=_check_request_id(request_id), digest=digest), 0
+        digest = digest_of(["delete", wanted, filter]) if request_id else ""
+        return write_result(
+            self._store.delete(wanted, node=node, request_id=check_request_id(request_id), digest=digest), 0
         )
 
     # --- reads ---------------------------------------------------------------------------------------------
@@ -179,14 +178,14 @@ class Collection:
 
     def get_many(self, ids: Iterable[str], *, include: Sequence[str] = STORED) -> list[Document]:
         """Documents in the order of ``ids``; missing ones are left out."""
-        wanted, parts = _check_ids(ids), _check_include(include)
+        wanted, parts = check_ids(ids), check_include(include)
         self._store.refresh()
-        return [_document(row, parts) for row in self._store.rows(wanted)]
+        return [document_of(row, parts) for row in self._store.rows(wanted)]
 
     def count(self, filter: str = "") -> int:
         """Documents, or those that satisfy a filter."""
         generation = self._generation()
-        return generation.count(generation.mask(_parse(filter)))
+        return generation.count(generation.mask(parse_filter(filter)))
 
     def scroll(
         self, filter: str = "", *, page_size: int = 100, page_token: str = "", include: Sequence[str] = STORED
@@ -195,9 +194,9 @@ class Collection:
 
         A token is bound to its filter. Documents written while one scrolls appear at the end.
         """
-        node, parts = _parse(filter), _check_include(include)
-        size = _page_size(page_size, 100)
-        after = _read_token(page_token, filter)
+        node, parts = parse_filter(filter), check_include(include)
+        size = page_size_of(page_size, 100)
+        after = read_token(page_token, filter)
         generation = self._generation()
         found: list[tuple[int, Reference]] = []
         for item in generation.scan(generation.mask(node), after):
@@ -206,10 +205,10 @@ class Collection:
                 break
         page = found[:size]
         if "vectors" in parts:
-            documents = [_document(row, parts) for row in self._store.all_rows([seq for seq, _ in page])]
+            documents = [document_of(row, parts) for row in self._store.all_rows([seq for seq, _ in page])]
         else:
-            documents = [_document(generation.document(reference), parts) for _, reference in page]
-        token = _make_token(page[-1][0], filter) if len(found) > size else ""
+            documents = [document_of(generation.document(reference), parts) for _, reference in page]
+        token = make_token(page[-1][0], filter) if len(found) > size else ""
         return Page(tuple(documents), token)
 
     # --- search --------------------------------------------------------------------------------------------
@@ -263,9 +262,9 @@ class Collection:
         """
         generation = self._generation()
         check_text(words, "words", MAX_QUERY_TEXT)
-        size, after = _page_size(page_size, 50), _read_token(page_token, words)
+        size, after = page_size_of(page_size, 50), read_token(page_token, words)
         found = feature_search.find(generation, words, field)
-        token = _make_token(after + size, words) if len(found) > after + size else ""
+        token = make_token(after + size, words) if len(found) > after + size else ""
         return FeaturePage(tuple(found[after : after + size]), token)
 
     def feature(self, index: int, *, field: str = "") -> Feature:
@@ -465,117 +464,6 @@ class Collection:
         if self._maintenance is not None:
             self._maintenance.close()
         self._store.close()
-
-
-# --- helpers ----------------------------------------------------------------------------------------------
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(msgpack.packb(value)).hexdigest()
-
-
-def _canonical(value: Any) -> Any:
-    """A document as nested lists that do not depend on the order of keys (protobuf maps have none) nor on dtypes."""
-    if isinstance(value, Document | Passage):
-        return [[item.name, _canonical(getattr(value, item.name))] for item in dataclasses.fields(value)]
-    if isinstance(value, SparseVector):
-        order = np.argsort(np.asarray(value.indices), kind="stable")
-        return [np.asarray(value.indices)[order].tolist(), np.asarray(value.values, np.float32)[order].tolist()]
-    if isinstance(value, np.ndarray):
-        return np.asarray(value, np.float32).tolist()
-    if isinstance(value, Mapping):
-        return [[str(key), _canonical(value[key])] for key in sorted(value, key=str)]
-    if isinstance(value, (list, tuple)):
-        return [_canonical(item) for item in value]
-    return value
-
-
-def _result(answer: WriteAnswer, dropped: int) -> WriteResult:
-    return WriteResult(answer.upserted, answer.replaced, answer.deleted, answer.version, dropped, answer.saturated)
-
-
-def _check_request_id(request_id: str) -> str:
-    if (
-        not isinstance(request_id, str)
-        or len(request_id) > 128
-        or not request_id.isascii()
-        or not request_id.isprintable()
-    ):
-        raise InvalidArgumentError(
-            f"a request id is at most 128 printable ASCII characters; got {request_id!r:.80}", field="request_id"
-        )
-    return request_id
-
-
-def _check_ids(ids: Iterable[str]) -> list[str]:
-    if isinstance(ids, str):
-        raise InvalidArgumentError("expected a list of ids, got a string", field="ids")
-    wanted = list(ids)
-    if len(wanted) > MAX_IDS:
-        raise InvalidArgumentError(f"a call takes at most {MAX_IDS:,} ids; got {len(wanted):,}", field="ids")
-    return [check_document_id(id, f"ids[{position}]") for position, id in enumerate(wanted)]
-
-
-def _check_include(include: Sequence[str]) -> frozenset[str]:
-    for part in include:
-        if part not in (*STORED, "vectors"):
-            raise InvalidArgumentError(
-                f"include takes title, text, metadata, vectors; got {part!r:.80}", field="include"
-            )
-    return frozenset(include)
-
-
-def _parse(filter: str) -> filters.Node | None:
-    check_text(filter, "filter", MAX_QUERY_TEXT)
-    return filters.parse(filter) if filter.strip() else None
-
-
-def _page_size(size: int, default: int) -> int:
-    if isinstance(size, bool) or not isinstance(size, int) or size < 0:
-        raise InvalidArgumentError(f"a page size is not negative; got {size!r:.80}", field="page_size")
-    return min(size or default, MAX_PAGE)
-
-
-def _make_token(position: int, bound_to: str) -> str:
-    return base64.urlsafe_b64encode(json.dumps([position, _digest(bound_to)[:16]]).encode()).decode()
-
-
-def _read_token(token: str, bound_to: str) -> int:
-    if not token:
-        return 0
-    try:
-        position, digest = json.loads(base64.urlsafe_b64decode(token.encode("ascii", "strict")))
-        if isinstance(position, int) and position >= 0 and digest == _digest(bound_to)[:16]:
-            return position
-    except (ValueError, TypeError):
-        pass
-    raise InvalidArgumentError("the page token is not one of ours, or belongs to other arguments", field="page_token")
-
-
-def _document(row: Row, parts: frozenset[str]) -> Document:
-    vectors: dict[str, Vector] = {}
-    if "vectors" in parts and row.passages == 1:
-        vectors = {name: SparseVector(entries[0].term_ids, entries[0].values) for name, entries in row.sparse.items()}
-        vectors |= {name: matrix[0] for name, matrix in row.dense.items()}
-    document = Document(
-        row.id,
-        text=row.text if "text" in parts else "",
-        title=row.title if "title" in parts else "",
-        metadata=row.metadata if "metadata" in parts else {},
-        vectors=vectors,
-        version=row.seq,
-    )
-    if "vectors" in parts and row.passages > 1:
-        passages = [
-            Passage(
-                row.passage_text(p),
-                {name: SparseVector(entries[p].term_ids, entries[p].values) for name, entries in row.sparse.items()}
-                | {name: matrix[p] for name, matrix in row.dense.items()},
-            )
-            for p in range(row.passages)
-        ]
-        return dataclasses.replace(document, passages=tuple(passages))
-    return document
 
 
 def default_threads() -> int:

@@ -58,9 +58,10 @@ def _page(rows: dict[str, list[Row]]) -> str:
                   "| parent | features below it | the first of them | ratio |", "| --- | ---: | --- | ---: |"]
         lines += [f"| {r['parent']} | {r['children']} | {r['first']} | {r['ratio']:.1f} |" for r in rows["family"]]
     for of in rows.get("map", ()):
-        lines += ["", "## The map of features", "", f"{of['quality']:.3f} of the 10 nearest latents by direction are among "
-                  f"the 30 nearest on the map of {of['latents']:,}, which takes {of['seconds']:.0f} s; on the plane of the "
-                  f"principal components {of['principal']:.3f}."]
+        told = (f"{of['quality']:.3f} of the 10 nearest latents by direction are among the 30 nearest on the map of "
+                f"{of['latents']:,}, which takes {of['seconds']:.0f} s; on the plane of the principal components "
+                f"{of['principal']:.3f}.")
+        lines += ["", "## The map of features", "", told]
     if rows.get("words"):
         of = rows["words"][0]
         told = (f"Share of a feature's product with the text that goes when the words named first are deleted; "
