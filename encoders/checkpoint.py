@@ -5,6 +5,7 @@ Weights come from safetensors only, and no code from the folder is ever run.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -147,7 +148,6 @@ def load_tokenizer(settings: Settings) -> Tokenizer:
         If there is no tokenizer, or none that the ``tokenizers`` library can run.
     """
     from tokenizers import Tokenizer
-    from transformers import AutoTokenizer
 
     path = settings.weights / "tokenizer.json"
     if not any((settings.weights / name).is_file() for name in _VOCABULARIES):
@@ -159,6 +159,8 @@ def load_tokenizer(settings: Settings) -> Tokenizer:
             tokenizer = Tokenizer.from_file(str(path))
         else:
             with _quiet_transformers():
+                from transformers import AutoTokenizer
+
                 slow_or_fast = AutoTokenizer.from_pretrained(str(settings.weights), use_fast=True,
                                                              local_files_only=True, trust_remote_code=False)
             tokenizer = slow_or_fast.backend_tokenizer
@@ -206,7 +208,9 @@ def _check_loaded(model: nn.Module, tensors: Iterator[tuple[str, torch.Tensor]],
 @contextmanager
 def _quiet_transformers() -> Iterator[None]:
     """No progress bars and load reports on the terminal: what is wrong with a folder is raised instead."""
-    from transformers.utils import logging
+    with warnings.catch_warnings():  # of tqdm, which misses ipywidgets in a notebook; no bar is shown here
+        warnings.filterwarnings("ignore", "IProgress not found")
+        from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity(logging.CRITICAL)

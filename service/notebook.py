@@ -8,36 +8,72 @@
     view.steer(3966, +2).exclude(12).why(0)
     papers.like(["1802.05162", "1610.06540"])         # features of some documents
     papers.compare("1802.05162", "1610.06540")
+    papers.words("1802.05162", "music")               # which of its words fired a feature
 
-A view is a query and its answer; steering makes another view and leaves the first as it was.
+A view is a query and its answer; steering makes another view and leaves the first as it was. All of it step by step,
+with what it shows, is in ``steering_tutorial.ipynb`` beside this module.
 """
 
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, Unpack
 
 from sparsight.errors import InvalidArgumentError, UnknownFeatureError
+from sparsight.service.tables import STEP, Table, arrow_of, html_bar, named
 from sparsight.types import (
+    Contribution,
     Edit,
+    Effort,
     Explanation,
     Feature,
+    FeatureDifference,
+    FeatureFamily,
     FeatureWeight,
+    Fusion,
     Hit,
+    Overlap,
+    Profile,
     Query,
+    Retriever,
+    RetrieverScore,
     SearchResult,
+    WordShare,
 )
 
 if TYPE_CHECKING:
     import pyarrow
 
-__all__ = ["Explorer", "Table", "View"]
+    from sparsight.retrieval.collection import Collection as EmbeddedCollection
+    from sparsight.service.client import Collection as RemoteCollection
 
-Op = Literal["boost", "suppress", "set", "clamp", "require", "exclude"]
-_BAR = 24  # characters of the longest bar
+    AnyCollection: TypeAlias = EmbeddedCollection | RemoteCollection
+
+__all__ = ["Explorer", "QueryOptions", "Table", "View"]
+
+Op: TypeAlias = Literal["boost", "suppress", "set", "clamp", "require", "exclude"]
+Which: TypeAlias = int | str | Feature
+"""A feature by number, by words, or as it was found."""
 _TOLD = 8  # edits of a view that are listed
+_TITLE = 100  # characters of a text that stands for a title
+
+
+class QueryOptions(TypedDict, total=False):
+    """Attributes of a :class:`sparsight.types.Query` by name, all but its text; named here for editors to complete."""
+
+    retrievers: Sequence[Retriever | str]
+    filter: str
+    edits: Sequence[Edit]
+    fusion: Fusion
+    k: int
+    min_score: float | None
+    explain: bool
+    include: Sequence[str]
+    effort: Effort
+    overlaps: Sequence[Overlap]
+    profile: str
 
 
 class Explorer:
@@ -51,43 +87,85 @@ class Explorer:
         Attributes of every search's :class:`sparsight.types.Query`, as ``retrievers=["dense"], k=20``.
     """
 
-    def __init__(self, collection: Any, **options: Any) -> None:
-        self.collection, self.options = collection, {"explain": True} | options
+    def __init__(self, collection: AnyCollection, **options: Unpack[QueryOptions]) -> None:
+        self.collection = collection
+        self.options: dict[str, Any] = {"explain": True, **options}
         self._names: dict[tuple[str, int], str] = {}
 
     def __repr__(self) -> str:
         return f"<Explorer of {self.collection!r}>"
 
-    def search(self, query: Query | str, **options: Any) -> View:
+    def search(self, query: Query | str, **options: Unpack[QueryOptions]) -> View:
         """The view of a query."""
-        return self.view(replace(query if isinstance(query, Query) else Query(query), **(self.options | options)))
+        asked: dict[str, Any] = {**self.options, **options}
+        return self.view(replace(query if isinstance(query, Query) else Query(query), **asked))
 
     def view(self, query: Query) -> View:
         """The view of a query as it is, without the options of the explorer."""
         return View(self, query, self.collection.search(query))
 
-    def features(self, words: str = "", count: int = 20) -> Table:
-        """Features by words, or the most frequent ones."""
+    # --- features -------------------------------------------------------------------------------------------
+
+    def features(self, words: str = "", count: int = 20) -> Table[Feature]:
+        """Features by words, the best matches first, or the most frequent ones."""
         found = self.collection.features(words, page_size=count).features
-        return Table("feature", [(_named(item), item.density) for item in found], "share of passages", found)
+        return Table("feature", [(named(item), item.density) for item in found], "share of passages", found)
 
-    def like(self, documents: Sequence[str], unlike: Sequence[str] = (), count: int = 20) -> Table:
-        """Features that documents, by id, have and others have not; ``.edits(0.4)`` steers towards them."""
-        found = self.collection.find_features(documents, unlike, count=count)
-        return Table("feature", [(_named(item.feature), item.weight) for item in found], "weight", found)
+    def like(self, documents: Sequence[str] = (), unlike: Sequence[str] = (), count: int = 20, *,
+             texts: Sequence[str] = (), unlike_texts: Sequence[str] = ()) -> Table[FeatureWeight]:
+        """Features that documents, by id, and other texts have and others have not; ``.edits(0.4)`` steers there."""
+        found = self.collection.find_features(documents, unlike, positive_texts=texts, negative_texts=unlike_texts,
+                                              count=count)
+        return Table("feature", [(named(item.feature), item.weight) for item in found], STEP, found)
 
-    def compare(self, a: str, b: str, count: int = 20) -> Table:
+    def related(self, feature: Which, count: int = 10) -> Table[FeatureWeight]:
+        """Features whose directions are most like that of one, then those most unlike it."""
+        chosen = self.feature(feature)
+        found = self.collection.related_features(chosen.index, field=chosen.field, count=count)
+        both = (*found.nearest, *found.opposite)
+        return Table("feature", [(named(item.feature), item.weight) for item in both], "cosine", both,
+                     f"cosine with {named(chosen)}")
+
+    def families(self, feature: Which | None = None, count: int = 5) -> Table[Feature]:
+        """The largest families of features, or those that one is in, each below the feature that is above it.
+
+        The number is the share of a feature's passages on which the one above fires; 1 for the first of a family.
+        """
+        if feature is None:
+            found = self.collection.families(count=count)
+        else:
+            chosen = self.feature(feature)
+            found = self.collection.families(chosen.index, field=chosen.field, count=count)
+        members = [member for family in found for member in _members(family)]
+        entries = [(4 * depth * " " + named(feature), strength) for feature, strength, depth in members]
+        return Table("feature", entries, "share with the one above", [feature for feature, _, _ in members])
+
+    def compare(self, a: str, b: str, count: int = 20) -> Table[FeatureDifference]:
         """What features two documents differ in: above 0 what the first has more of."""
         found = self.collection.compare(a, b, count=count)
-        return Table("feature", [(_named(item.feature), item.a - item.b) for item in found], f"{a} less {b}", found)
+        return Table("feature", [(named(item.feature), item.a - item.b) for item in found], f"{a} less {b}", found)
+
+    def words(self, document: str | Hit, feature: Which, count: int = 10) -> Table[WordShare]:
+        """Which words of a document's first passage, or of a hit's best one, fired a feature."""
+        chosen = self.feature(feature)
+        id, passage = (document.id, document.passage) if isinstance(document, Hit) else (document, 0)
+        (found,) = self.collection.words(id, [chosen.index], passage=passage, field=chosen.field, count=count)
+        return Table("word", [(item.word, item.share) for item in found.words], "share", found.words,
+                     f"parts of {found.total:.4f} for {named(chosen)}, in {id}")
+
+    def rename(self, feature: Which, label: str) -> Feature:
+        """Call a feature something else, everywhere; "" gives it the label back that it came with."""
+        chosen = self.feature(feature)
+        self._names.clear()
+        return self.collection.rename_feature(chosen.index, label, field=chosen.field)
 
     def name_of(self, index: int, field: str = "") -> str:
         """Number and label of a feature, asked for once."""
         if (field, index) not in self._names:
-            self._names[field, index] = _named(self.collection.feature(index, field=field))
+            self._names[field, index] = named(self.collection.feature(index, field=field))
         return self._names[field, index]
 
-    def feature(self, which: int | str | Feature) -> Feature:
+    def feature(self, which: Which) -> Feature:
         """A feature by number or by words: the best match.
 
         Raises
@@ -98,13 +176,11 @@ class Explorer:
         if isinstance(which, Feature):
             return which
         if not isinstance(which, str):
-            found: Feature = self.collection.feature(which)
-            return found
+            return self.collection.feature(which)
         page = self.collection.features(which, page_size=1).features
         if not page:
             raise UnknownFeatureError(f"no feature matches {which!r:.80}", field="feature")
-        first: Feature = page[0]
-        return first
+        return page[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,8 +191,7 @@ class View:
     query: Query
     result: SearchResult
 
-    def steer(self, feature: int | str | Feature, strength: float = 1.0, op: Op = "boost", *,
-              when: int | str | Feature | None = None) -> View:
+    def steer(self, feature: Which, strength: float = 1.0, op: Op = "boost", *, when: Which | None = None) -> View:
         """The same search with one edit more; ``strength`` below 0 pushes the feature's documents down.
 
         Parameters
@@ -130,11 +205,11 @@ class View:
         condition = None if when is None else self.explorer.feature(when).index
         return self.edited([Edit(chosen.index, op, strength, chosen.field, condition)])
 
-    def require(self, feature: int | str | Feature, strength: float = 0.0) -> View:
+    def require(self, feature: Which, strength: float = 0.0) -> View:
         """Only documents that have the feature."""
         return self.steer(feature, strength, "require")
 
-    def exclude(self, feature: int | str | Feature, strength: float = 0.0) -> View:
+    def exclude(self, feature: Which, strength: float = 0.0) -> View:
         """No documents that have the feature."""
         return self.steer(feature, strength, "exclude")
 
@@ -146,12 +221,59 @@ class View:
         """The same search without edits and profile."""
         return self.explorer.view(replace(self.query, edits=(), profile=""))
 
-    def why(self, hit: int | str | Hit) -> Table:
-        """What the score of a hit is made of: its place in the list (from 0), its id, or the hit."""
+    def save_profile(self, name: str, *, note: str = "") -> Profile:
+        """Keep all edits under a name, those of the view's profile first; ``search(..., profile=name)`` does them."""
+        used, _, version = self.query.profile.partition("@")
+        first = self.explorer.collection.profile(used, int(version or 0)).edits if used else ()
+        return self.explorer.collection.save_profile(name, [*first, *self.query.edits], note=note)
+
+    # --- why ------------------------------------------------------------------------------------------------
+
+    def why(self, hit: int | str | Hit, field: str = "", *, count: int = 12) -> Table[Any]:
+        """What the score of a hit is made of; the numbers sum to it.
+
+        Parameters
+        ----------
+        hit : int, str or Hit
+            Its place in the list (from 0), its id, or the hit.
+        field : str
+            With several retrievers: the parts of this field's own score. "" is then each field's share of the whole.
+        count : int
+            Parts that are listed; the smaller ones are summed up in a line.
+        """
         found = self._hit(hit)
-        if found.explanation is None:
-            raise InvalidArgumentError("this view has no explanations: search with explain=True", field="explain")
-        return Table("part", _parts(found.explanation), f"score {found.score:.4f}", (found,))
+        retrievers = _explanation(found).retrievers
+        chosen = [of for of in retrievers if field in ("", of.field)]
+        if not chosen:
+            raise InvalidArgumentError(f"the view did not search {field!r:.80}", field="field")
+        if len(chosen) > 1 and not field:  # scores of several fields have no common unit, shares have
+            shares = [(of.field, of.share) for of in chosen]
+            return Table("field", shares, "share", chosen, f"score {found.score:.4f} of {found.id}")
+        parts = [part for of in chosen for part in _parts(of, count)]
+        whose = f"{field} score {sum(of.score for of in chosen):.4f}" if field else f"score {found.score:.4f}"
+        return Table("part", [part[:2] for part in parts], "score", [part[2] for part in parts],
+                     f"{whose} of {found.id}")
+
+    def moved(self, hit: int | str | Hit) -> Table[Contribution | None]:
+        """What the edits did to a hit, as :meth:`why`; with one retriever the numbers sum to the change of its score.
+
+        With several they are in the fields' own units, before fusion.
+        """
+        found = self._hit(hit)
+        explanation = _explanation(found)
+        moved = explanation.movement
+        if moved is None:
+            raise InvalidArgumentError("nothing moved: no edit was done", field="edits")
+        entries: list[tuple[str, float]] = [(f"{of.index} {of.label}".strip(), of.score) for of in moved.by_feature]
+        if moved.other_passage:
+            entries.append(("another passage was best", moved.other_passage))
+        left = moved.score_after - moved.score_before - sum(value for _, value in entries)
+        if len(explanation.retrievers) == 1 and abs(left) > 1e-5:
+            entries.append(("weights of the query that were left out", left))
+        of = [*moved.by_feature, *[None] * (len(entries) - len(moved.by_feature))]
+        heading = (f"rank {moved.rank_before or 'beyond those looked at'} to {moved.rank_after}, score "
+                   f"{moved.score_before:.4f} to {moved.score_after:.4f} of {found.id}")
+        return Table("feature", entries, "change", of, heading)
 
     def _hit(self, hit: int | str | Hit) -> Hit:
         if isinstance(hit, Hit):
@@ -176,96 +298,80 @@ class View:
 
     def to_arrow(self) -> pyarrow.Table:
         """The :meth:`rows` as a table of Arrow, whose ``to_pandas()`` is a data frame where pandas is installed."""
-        import pyarrow
-
-        return pyarrow.Table.from_pylist(self.rows())
+        return arrow_of(self.rows())
 
     def __repr__(self) -> str:
-        return "\n".join([repr(self.query.text), *self._edits(),
-                          *(f"{hit.rank:3} {_movement(hit):>7} {hit.score:8.4f}  {hit.title or hit.id}"
-                            for hit in self.result)])  # fmt: skip
+        befores = [_before(hit) for hit in self.result]
+        steered = any(befores)
+        was, wide = max(map(len, ("was", *befores))), max(map(len, ("id", *self.result.ids)))
+        lines = [f"{'#':>3} {'was' if steered else '':>{was}} {'score':>7}  {'id':{wide}}  title"]
+        lines += [f"{hit.rank:3} {before:>{was}} {hit.score:7.4f}  {hit.id:{wide}}  {_title(hit)}"
+                  for hit, before in zip(self.result, befores, strict=True)]
+        return "\n".join([repr(self.query.text), *self._told(), *lines])
 
     def _repr_html_(self) -> str:
         top = max((abs(hit.score) for hit in self.result), default=1.0) or 1.0
+        left = "<td style='text-align:left'>"
         body = "".join(
-            f"<tr><td>{hit.rank}</td><td>{html.escape(_movement(hit))}</td><td>{_html_bar(hit.score, top)}</td>"
-            f"<td>{hit.score:.4f}</td><td style='text-align:left'>{html.escape(hit.title or hit.id)}</td></tr>"
+            f"<tr><td>{hit.rank}</td><td>{_before(hit)}</td><td>{hit.score:.4f}</td>"
+            f"{left}{html_bar(hit.score, top)}</td>{left}{html.escape(hit.id)}</td>"
+            f"{left}{html.escape(_title(hit))}</td></tr>"
             for hit in self.result)  # fmt: skip
-        said = "; ".join(map(html.escape, self._edits()))
-        return f"<b>{html.escape(self.query.text)}</b> {said}<table>{body}</table>"
+        said = "".join(f"<br>{html.escape(line)}" for line in self._told())
+        head = "".join(f"<th>{name}</th>" for name in ("#", "was", "score", "", "id", "title"))
+        return f"<b>{html.escape(self.query.text)}</b>{said}<table><tr>{head}</tr>{body}</table>"
 
-    def _edits(self) -> list[str]:
-        told = [f"{edit.op} {self.explorer.name_of(edit.feature, edit.field)} {edit.strength:+g}"
-                for edit in self.query.edits[:_TOLD]]
-        more = len(self.query.edits) - len(told)
-        return [*told, f"and {more} more edits"] if more else told
+    def _told(self) -> list[str]:
+        told = [f"{name} {value}" for name in ("filter", "profile") if (value := getattr(self.query, name))]
+        told += [self._edit(edit) for edit in self.query.edits[:_TOLD]]
+        more = len(self.query.edits) - _TOLD
+        return [*told, f"and {more} more edits"] if more > 0 else told
 
-
-@dataclass(frozen=True, eq=False)
-class Table:
-    """Named numbers with bars. ``of`` are the features, weights or differences that they are of."""
-
-    what: str
-    entries: Sequence[tuple[str, float]]
-    unit: str
-    of: Sequence[Any] = ()
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-    def __getitem__(self, at: int) -> Any:
-        return self.of[at]
-
-    def edits(self, step: float = 0.4) -> list[Edit]:
-        """Of features found from examples: the edits that make a step of that length towards them."""
-        if not all(isinstance(item, FeatureWeight) for item in self.of):
-            raise InvalidArgumentError("only features found from examples make a step", field="edits")
-        return [item.edit(step) for item in self.of]
-
-    def to_arrow(self) -> pyarrow.Table:
-        """A row for each, as :meth:`View.to_arrow`."""
-        import pyarrow
-
-        return pyarrow.Table.from_pylist([{self.what: name, self.unit: value} for name, value in self.entries])
-
-    def __repr__(self) -> str:
-        top = max((abs(value) for _, value in self.entries), default=1.0) or 1.0
-        lines = (f"{value:+9.4f} {_bar(value, top):{_BAR}} {name}" for name, value in self.entries)
-        return "\n".join([self.unit, *lines])
-
-    def _repr_html_(self) -> str:
-        top = max((abs(value) for _, value in self.entries), default=1.0) or 1.0
-        body = "".join(f"<tr><td style='text-align:left'>{html.escape(name)}</td><td>{_html_bar(value, top)}</td>"
-                       f"<td>{value:+.4f}</td></tr>" for name, value in self.entries)
-        return f"<b>{html.escape(self.unit)}</b><table>{body}</table>"
+    def _edit(self, edit: Edit) -> str:
+        name_of = self.explorer.name_of
+        whole = edit.op in ("require", "exclude") and not edit.strength  # active at all
+        amount = "" if whole else f" {edit.strength:+.3g}" if edit.op == "boost" else f" {edit.strength:.3g}"
+        told = f"{edit.op} {name_of(edit.feature, edit.field)}{amount}"
+        if edit.when is not None:
+            least = f" {edit.when_strength:.3g}" if edit.when_strength else ""
+            told += f" when {name_of(edit.when, edit.field)}{least}"
+        return told
 
 
-def _named(feature: Feature) -> str:
-    return f"{feature.index} {feature.label}".strip()
+def _explanation(hit: Hit) -> Explanation:
+    if hit.explanation is None:
+        raise InvalidArgumentError("this view has no explanations: search with explain=True", field="explain")
+    return hit.explanation
 
 
-def _parts(explanation: Explanation) -> list[tuple[str, float]]:
-    out: list[tuple[str, float]] = []
-    for of in explanation.retrievers:
-        out += [(f"{of.field}: {item.index} {item.label}", item.score) for item in of.contributions]
-        if left := of.rest + of.dense:
-            out.append((f"{of.field}: what no feature carries", left))
-    if explanation.movement is not None:
-        out += [(f"moved by {item.index} {item.label}", item.score) for item in explanation.movement.by_feature]
+def _parts(of: RetrieverScore, count: int) -> list[tuple[str, float, Contribution | None]]:
+    out: list[tuple[str, float, Contribution | None]] = [
+        (f"{of.field}: {item.index} {item.label}".rstrip(), item.score, item) for item in of.contributions[:count]]
+    if more := of.contributions[count:]:
+        out.append((f"{of.field}: {len(more)} smaller ones", sum(item.score for item in more), None))
+    if left := of.rest + of.dense:
+        out.append((f"{of.field}: what no feature carries", left, None))
     return out
 
 
-def _movement(hit: Hit) -> str:
+def _members(family: FeatureFamily) -> Iterator[tuple[Feature, float, int]]:
+    """Feature, strength and depth, each feature before those below it."""
+    below: dict[int, list[tuple[Feature, float]]] = {}
+    for child, above, strength in zip(family.children, family.above, family.strength, strict=True):
+        below.setdefault(above, []).append((child, strength))
+    left = [(family.parent, 1.0, 0)]
+    while left:
+        feature, strength, depth = left.pop()
+        yield feature, strength, depth
+        left += [(child, part, depth + 1) for child, part in reversed(below.get(feature.index, []))]
+
+
+def _before(hit: Hit) -> str:
     moved = hit.explanation.movement if hit.explanation else None
     if moved is None:
         return ""
-    return f"was {moved.rank_before}" if moved.rank_before else "new"
+    return str(moved.rank_before) if moved.rank_before else "new"
 
 
-def _bar(value: float, top: float) -> str:
-    return ("█" if value >= 0 else "░") * max(round(_BAR * abs(value) / top), 1 if value else 0)
-
-
-def _html_bar(value: float, top: float) -> str:
-    colour = "#2a7f7a" if value >= 0 else "#b5532d"
-    return f"<div style='width:{100 * abs(value) / top:.0f}px;height:.7em;background:{colour}'></div>"
+def _title(hit: Hit) -> str:
+    return hit.title or " ".join(hit.passage_text.split())[:_TITLE]

@@ -168,7 +168,8 @@ def test_the_wheel_works_without_the_checkout(tmp_path):
                    timeout=300)
     (wheel,) = tmp_path.glob("sparsight-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    assert "sparsight/service/demo_data/arxiv_2000.jsonl.gz" in names
+    for name in ("demo_data/arxiv_2000.jsonl.gz", "steering_tutorial.ipynb"):
+        assert f"sparsight/service/{name}" in names
     assert any(name.startswith("sparsight/v1/search_pb2") for name in names)
     assert not [name for name in names if name.startswith(("tests", "kernels", "index")) or name.endswith(".cpp")]
     site = tmp_path / "site"
