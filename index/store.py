@@ -104,6 +104,7 @@ class CollectionStore:
         self._broken: SparsightError | None = None
         self._published = 0
         self._parts: list[SegmentPart] = []
+        self._loaded: dict[str, DerivedModel] = {}  # by the folder that it is in
         self._helper = ThreadPoolExecutor(1, f"sparsight-builder-{folder.name}")  # starts its thread when it is used
         self.maintenance_lock = threading.Lock()  # one flush, merge or rebuild at a time
         self.on_change: Callable[[], None] = lambda: None  # maintenance listens
@@ -159,6 +160,7 @@ class CollectionStore:
             self.derived: Mapping[str, DerivedModel] = {
                 item.name: self.load_model(item) for item in self.schema.fields if item.kind == "sae"
             }
+            self._loaded = {path: model for path, model in self._loaded.items() if model in self.derived.values()}
             if not hasattr(self, "lexicons"):
                 names = [item.name for item in self.schema.fields if isinstance(item.spec, BM25Field)]
                 self.lexicons = Lexicons(names, self._read_terms)
@@ -453,10 +455,10 @@ class CollectionStore:
         CorruptIndexError
             Its files hold another model than the field was filled with.
         """
-        known = self.derived.get(item.name) if hasattr(self, "derived") else None
+        assert isinstance(item.spec, SAEField)
+        known = self._loaded.get(item.spec.model)
         if known is not None and known.fingerprint == item.fingerprint:
             return known
-        assert isinstance(item.spec, SAEField)
         model = self._models(item.spec)
         if model.fingerprint != item.fingerprint:
             raise CorruptIndexError(
@@ -464,6 +466,7 @@ class CollectionStore:
                 f"expected {item.fingerprint[:12]}, found {model.fingerprint[:12]}",
                 path=self.folder / item.spec.model,
             )
+        self._loaded[item.spec.model] = model
         return model
 
     def build(

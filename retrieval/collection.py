@@ -36,6 +36,8 @@ from sparsight.retrieval.arguments import (
     write_result,
 )
 from sparsight.retrieval.families import FamilyCache
+from sparsight.retrieval.maps import MapCache
+from sparsight.retrieval.naming import name_features
 from sparsight.retrieval.operations import Operations
 from sparsight.retrieval.planning import MAX_QUERY_TEXT
 from sparsight.retrieval.preparation import check_documents, check_text, prepare_rows
@@ -49,6 +51,7 @@ from sparsight.types import (
     Feature,
     FeatureDifference,
     FeatureFamily,
+    FeatureMap,
     FeaturePage,
     FeatureWeight,
     FeatureWords,
@@ -66,6 +69,8 @@ from sparsight.types import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sparsight.encoders.sae.language_model import LanguageModel
+
 __all__ = ["Collection"]
 
 
@@ -81,6 +86,7 @@ class Collection:
         self._operations = operations
         self._threads = threads
         self._families = FamilyCache()
+        self._maps = MapCache()
         self._maintenance = None if store.read_only else maintenance.Maintenance(store)
 
     @property
@@ -339,6 +345,14 @@ class Collection:
         """
         return self._families.families(self._generation(), feature, field, count)
 
+    def feature_map(self, *, field: str = "") -> FeatureMap:
+        """A map of the features that ever fired, at most the 8,192 most frequent: near ones point alike, those of one
+        lobe fire together.
+
+        Drawn when it is first asked for, in some seconds, and again once the collection has changed by a tenth.
+        """
+        return self._maps.feature_map(self._generation(), field)
+
     def words(
         self, id: str, features: Sequence[int], *, passage: int = 0, field: str = "", count: int = 10
     ) -> tuple[FeatureWords, ...]:
@@ -400,6 +414,7 @@ class Collection:
         k: int = 32,
         epochs: int = 0,
         seed: int = 0,
+        seeds: int = 1,
         scorer: Literal["decode", "symmetric"] = "decode",
         max_query_terms: int = 256,
         rescore: int = 50,
@@ -417,16 +432,39 @@ class Collection:
             0 chooses by the collection's size.
         k : int
             Active latents a passage.
+        seeds : int
+            Trainings, of ``seed`` and those after it: the first is the field's, the others tell which of its features
+            they find again (:attr:`sparsight.types.Feature.stability`).
         scorer, max_query_terms, rescore, weighting, k1
             The new field's: see :class:`sparsight.types.SAEField`.
         wait : bool
             Return when it is done; else at once, to be watched with the database's ``operation``.
         """
         self._store._check_open()
-        arguments = {"n_latents": n_latents, "k": k, "epochs": epochs, "seed": seed}
+        arguments = {"n_latents": n_latents, "k": k, "epochs": epochs, "seed": seed, "seeds": seeds}
         spec = SAEField(field, source, "", scorer, max_query_terms, weighting, k1, rescore)
         prepared = train_collection_sae(self._store, spec, arguments)
         return self._start("train_sae", prepared, wait)
+
+    def name_features(
+        self, field: str = "", *, language_model: LanguageModel | None = None, wait: bool = True
+    ) -> Operation:
+        """Name the features of an SAE field anew, from this collection's passages: labels, examples, histograms.
+
+        Labels that users gave stay before those. Where a sparse field has an encoder, several kinds of labels compete
+        and get scores (:attr:`sparsight.types.Feature.quality`).
+
+        Parameters
+        ----------
+        field : str
+            "" takes the only one.
+        language_model : LanguageModel, optional
+            An endpoint whose labels compete, too. It gets texts of this collection.
+        wait : bool
+            As :meth:`train_sae`.
+        """
+        self._store._check_open()
+        return self._start("name_features", name_features(self._store, field, language_model), wait)
 
     def compact(self, *, wait: bool = True) -> Operation:
         """Merge all segments into one without deleted documents."""

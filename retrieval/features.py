@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,18 @@ from sparsight.index.schema import FieldSchema
 from sparsight.retrieval.models import SAEModel, dense_encoder
 from sparsight.retrieval.renaming import history_of, label_of, labels_of
 from sparsight.retrieval.steering import check_feature, sae_of
-from sparsight.types import DenseField, Feature, FeatureDifference, FeatureWeight, RelatedFeatures, SAEField
+from sparsight.types import (
+    DenseField,
+    Feature,
+    FeatureDifference,
+    FeatureWeight,
+    LabelQuality,
+    RelatedFeatures,
+    SAEField,
+)
+
+if TYPE_CHECKING:
+    from sparsight.encoders.sae.latent_notes import LatentNotes
 
 __all__ = ["MAX_EXAMPLES", "check_count", "compare", "describe", "find", "from_examples", "related"]
 
@@ -119,7 +131,20 @@ def feature_of(generation: Generation, model: SAEModel, field: str, index: int) 
     sae = model.sae
     label, history = label_of(generation, field, model)(index), history_of(generation, field, model, index)
     examples = tuple(sae.examples[index]) if index < len(sae.examples) else ()
-    return Feature(index, label, float(sae.density[index]), float(sae.scale[index]), examples, field, history)
+    own = label == (sae.labels[index] if index < len(sae.labels) else "")
+    return Feature(index, label, float(sae.density[index]), float(sae.scale[index]), examples, field, history,
+                   *_noted(sae.notes, index, own))
+
+
+def _noted(notes: LatentNotes, index: int, own: bool
+           ) -> tuple[str, LabelQuality | None, tuple[int, ...], float | None]:  # fmt: skip
+    """A feature's source and quality of the label, histogram and stability; ``own``: the label is not a user's."""
+    source, quality = (notes.sources[index] if notes.sources else "") if own else "user", None
+    if own and len(notes.scores):
+        known = (None if np.isnan(score) else float(score) for score in notes.scores[index])
+        quality = LabelQuality(*known)
+    histogram = tuple(notes.histogram[index].tolist()) if len(notes.histogram) else ()
+    return source, quality, histogram, float(notes.stability[index]) if len(notes.stability) else None
 
 
 def _label_share(labels: Sequence[str], words: str, count: int) -> NDArray[np.float64]:

@@ -292,7 +292,7 @@ def batch_search(
 
 
 def train_sae(
-    collection: str, spec: SAEField, n_latents: int, k: int, epochs: int, seed: int, wait: bool
+    collection: str, spec: SAEField, n_latents: int, k: int, epochs: int, seeds: tuple[int, int], wait: bool
 ) -> Steps[Operation]:
     request = features_pb2.TrainSaeRequest(
         name=field_resource(collection, spec.name),
@@ -300,7 +300,8 @@ def train_sae(
         n_latents=integer(n_latents, "n_latents"),
         k=integer(k, "k"),
         epochs=integer(epochs, "epochs"),
-        seed=integer(seed, "seed"),
+        seed=integer(seeds[0], "seed"),
+        seeds=integer(seeds[1], "seeds"),
         scorer=enum_to_proto(SCORERS, spec.scorer, "scorer"),
         max_query_terms=integer(spec.max_query_terms, "max_query_terms"),
         weighting=enum_to_proto(WEIGHTINGS, spec.weighting, "weighting"),
@@ -308,6 +309,13 @@ def train_sae(
         rescore=integer(spec.rescore, "rescore"),
     )
     started = yield call("FeatureService", "TrainSae", request, longrunning_pb2.Operation)
+    operation = operation_from_proto(started)
+    return (yield from _finish(operation)) if wait else operation
+
+
+def name_features(collection: str, field: str, wait: bool) -> Steps[Operation]:
+    request = features_pb2.NameFeaturesRequest(name=field_resource(collection, field))
+    started = yield call("FeatureService", "NameFeatures", request, longrunning_pb2.Operation)
     operation = operation_from_proto(started)
     return (yield from _finish(operation)) if wait else operation
 

@@ -13,6 +13,7 @@ from sparsight.service.convert_features import (
     edits_to_proto,
     families_from_proto,
     feature_from_proto,
+    map_from_proto,
     profile_from_proto,
     profile_resource,
     weights_from_proto,
@@ -23,6 +24,7 @@ from sparsight.types import (
     Feature,
     FeatureDifference,
     FeatureFamily,
+    FeatureMap,
     FeaturePage,
     FeatureWeight,
     FeatureWords,
@@ -100,6 +102,12 @@ def families(
     response = features_pb2.FindFeatureFamiliesResponse
     answer = yield call("FeatureService", "FindFeatureFamilies", request, response, FIND_SECONDS)
     return families_from_proto(answer.families)
+
+
+def feature_map(collection: str, field: str) -> Steps[FeatureMap]:
+    request = features_pb2.GetFeatureMapRequest(parent=field_resource(collection, field))
+    answer = yield call("FeatureService", "GetFeatureMap", request, features_pb2.GetFeatureMapResponse, FIND_SECONDS)
+    return map_from_proto(answer)
 
 
 def words(

@@ -18,7 +18,7 @@ _REPEATABLE = {
     "sparsight.v1.SearchService": (),
     "sparsight.v1.FeatureService": (
         "ListFeatures", "GetFeature", "FindFeatures", "FindRelatedFeatures", "FindFeatureFamilies", "CompareDocuments",
-        "ExplainFeatures"),
+        "GetFeatureMap", "ExplainFeatures"),
     "sparsight.v1.ProfileService": ("GetProfile", "ListProfiles"),
     "sparsight.v1.EncodingService": (),
     "google.longrunning.Operations": ("GetOperation", "ListOperations", "WaitOperation"),

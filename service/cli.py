@@ -22,6 +22,7 @@ from sparsight.service.commands.evaluating import evaluate
 from sparsight.service.commands.evaluating_sae import evaluate_sae
 from sparsight.service.commands.indexing import index
 from sparsight.service.commands.keeping import repair, verify
+from sparsight.service.commands.naming import name_features
 from sparsight.service.commands.searching import features, search
 from sparsight.service.commands.serving import serve
 from sparsight.service.commands.training import train_sae, train_splade
@@ -61,6 +62,7 @@ app.command()(index)
 app.command()(search)
 app.command()(features)
 app.command("train-sae")(train_sae)
+app.command("name-features")(name_features)
 app.command("train-splade")(train_splade)
 app.command("eval")(evaluate)
 app.command("eval-sae")(evaluate_sae)

@@ -29,6 +29,7 @@ from sparsight.types import (
     Feature,
     FeatureDifference,
     FeatureFamily,
+    FeatureMap,
     FeaturePage,
     FeatureWeight,
     FeatureWords,
@@ -347,6 +348,10 @@ class Collection:
         """The largest families of features, or those that a feature is in; at most 256."""
         return self._client._run(_calls_features.families(self.name, feature, field, count), timeout)
 
+    def feature_map(self, *, field: str = "", timeout: float | None = None) -> FeatureMap:
+        """A map of the features that ever fired: near ones point alike, those of one lobe fire together."""
+        return self._client._run(_calls_features.feature_map(self.name, field), timeout)
+
     def words(
         self,
         id: str,
@@ -398,6 +403,7 @@ class Collection:
         k: int = 32,
         epochs: int = 0,
         seed: int = 0,
+        seeds: int = 1,
         scorer: Literal["decode", "symmetric"] = "decode",
         max_query_terms: int = 256,
         rescore: int = 50,
@@ -411,8 +417,16 @@ class Collection:
         ``scorer`` to ``k1`` are the new field's: see :class:`sparsight.types.SAEField`.
         """
         spec = SAEField(field, source, "", scorer, max_query_terms, weighting, k1, rescore)
-        steps = _calls.train_sae(self.name, spec, n_latents, k, epochs, seed, wait)
+        steps = _calls.train_sae(self.name, spec, n_latents, k, epochs, (seed, seeds), wait)
         return self._client._run(steps, timeout)
+
+    def name_features(self, field: str = "", *, wait: bool = True, timeout: float | None = None) -> Operation:
+        """Name the features of an SAE field anew, from this collection's passages; ``wait`` polls until it is done.
+
+        A language model's labels are for :meth:`sparsight.retrieval.Collection.name_features` alone: a server calls
+        nobody.
+        """
+        return self._client._run(_calls.name_features(self.name, field, wait), timeout)
 
     def compact(self, *, wait: bool = True, timeout: float | None = None) -> Operation:
         """Merge all segments into one without deleted documents; ``wait`` polls until it is done."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 
 from sparsight.service.convert import text
@@ -12,8 +13,12 @@ from sparsight.types import (
     Feature,
     FeatureDifference,
     FeatureFamily,
+    FeatureMap,
     FeatureWeight,
     FeatureWords,
+    LabelQuality,
+    MapLobe,
+    MapPoint,
     Profile,
     WordShare,
 )
@@ -28,6 +33,8 @@ __all__ = [
     "families_to_proto",
     "feature_from_proto",
     "feature_to_proto",
+    "map_from_proto",
+    "map_to_proto",
     "profile_from_proto",
     "profile_resource",
     "profile_to_proto",
@@ -49,6 +56,10 @@ def feature_to_proto(feature: Feature, collection: str) -> features_pb2.Feature:
         examples=feature.examples,
         field=feature.field,
         history=feature.history,
+        label_source=feature.label_source,
+        quality=None if feature.quality is None else features_pb2.LabelQuality(**dataclasses.asdict(feature.quality)),
+        histogram=feature.histogram,
+        stability=feature.stability,
     )
 
 
@@ -62,7 +73,15 @@ def feature_from_proto(message: features_pb2.Feature) -> Feature:
         tuple(message.examples),
         message.field,
         tuple(message.history),
+        message.label_source,
+        _quality_from_proto(message.quality) if message.HasField("quality") else None,
+        tuple(message.histogram),
+        message.stability if message.HasField("stability") else None,
     )
+
+
+def _quality_from_proto(message: features_pb2.LabelQuality) -> LabelQuality:
+    return LabelQuality(**{field.name: value for field, value in message.ListFields()})
 
 
 def weights_to_proto(found: Iterable[FeatureWeight], collection: str) -> list[features_pb2.FeatureWeight]:
@@ -119,6 +138,31 @@ def families_from_proto(messages: Iterable[features_pb2.FeatureFamily]) -> tuple
             tuple(member.strength for member in item.members),
         )
         for item in messages
+    )
+
+
+def map_to_proto(found: FeatureMap) -> features_pb2.GetFeatureMapResponse:
+    """Message of a map."""
+    return features_pb2.GetFeatureMapResponse(
+        points=[
+            features_pb2.MapPoint(
+                index=point.index, x=point.x, y=point.y, lobe=point.lobe, label=point.label, density=point.density
+            )
+            for point in found.points
+        ],
+        lobes=[features_pb2.MapLobe(label=lobe.label, size=lobe.size) for lobe in found.lobes],
+        field=found.field,
+    )
+
+
+def map_from_proto(message: features_pb2.GetFeatureMapResponse) -> FeatureMap:
+    """Map of a message."""
+    return FeatureMap(
+        tuple(
+            MapPoint(point.index, point.x, point.y, point.lobe, point.label, point.density) for point in message.points
+        ),
+        tuple(MapLobe(lobe.label, lobe.size) for lobe in message.lobes),
+        message.field,
     )
 
 

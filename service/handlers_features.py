@@ -21,6 +21,7 @@ from sparsight.service.convert_features import (
     edits_from_proto,
     families_to_proto,
     feature_to_proto,
+    map_to_proto,
     profile_to_proto,
     weights_to_proto,
     words_to_proto,
@@ -51,9 +52,11 @@ class FeatureHandlers:
             "FeatureService/FindRelatedFeatures": ("read", self.find_related_features),
             "FeatureService/CompareDocuments": ("read", self.compare_documents),
             "FeatureService/FindFeatureFamilies": ("encode", self.find_feature_families),
+            "FeatureService/GetFeatureMap": ("encode", self.get_feature_map),
             "FeatureService/ExplainFeatures": ("encode", self.explain_features),
             "FeatureService/RenameFeature": ("write", self.rename_feature),
             "FeatureService/TrainSae": ("admin", self.train_sae),
+            "FeatureService/NameFeatures": ("admin", self.name_features),
             "ProfileService/SaveProfile": ("write", self.save_profile),
             "ProfileService/GetProfile": ("read", self.get_profile),
             "ProfileService/ListProfiles": ("read", self.list_profiles),
@@ -113,6 +116,10 @@ class FeatureHandlers:
         )
         return features_pb2.FindFeatureFamiliesResponse(families=families_to_proto(found, collection))
 
+    def get_feature_map(self, request: features_pb2.GetFeatureMapRequest, call: Call) -> Message:
+        collection, field = field_name(request.parent)
+        return map_to_proto(self._database.collection(collection).feature_map(field=field))
+
     def explain_features(self, request: features_pb2.ExplainFeaturesRequest, call: Call) -> Message:
         collection, field = field_name(request.parent)
         found = self._database.collection(collection).words(
@@ -139,10 +146,15 @@ class FeatureHandlers:
             k=request.k if request.HasField("k") else 32,
             epochs=request.epochs,
             seed=request.seed,
+            seeds=request.seeds or 1,
             **sae_options_from_proto(request),
             wait=False,
         )
         return operation_to_proto(operation)
+
+    def name_features(self, request: features_pb2.NameFeaturesRequest, call: Call) -> Message:
+        collection, field = field_name(request.name, "name")
+        return operation_to_proto(self._database.collection(collection).name_features(field, wait=False))
 
     # --- profiles -----------------------------------------------------------------------------------------
 

@@ -44,6 +44,7 @@ _MAX_CONTRIBUTIONS = 24
 _MAX_PASSAGE = 2_000
 _MAX_TITLE = 500
 _MAX_FAMILIES, _MAX_CHILDREN = 3, 8  # of a feature that are shown
+_EXAMPLE_STEP = 0.4  # length of the step towards examples that their features are offered at
 _MAX_WORDS = 20  # marked in a passage for a feature
 
 
@@ -104,6 +105,7 @@ def search(database: Database, call: WebCall) -> Mapping[str, Any]:
         retrievers=asked.texts("fields"),
         filter=asked.text("filter"),
         edits=[_edit(item) for item in asked.objects("edits")],
+        profile=asked.text("profile"),
         k=asked.integer("k", 10, least=1, most=MAX_K),
         explain=asked.flag("explain", True),
         include=("title", "metadata", "passage"),
@@ -223,6 +225,29 @@ def feature_families(database: Database, call: WebCall) -> Mapping[str, Any]:
                          for family in collection.families(index, field=field, count=_MAX_FAMILIES)]}
 
 
+def features_from_examples(database: Database, call: WebCall) -> Mapping[str, Any]:
+    """Features that tell some documents from others, each with its strength in a step towards the first ones."""
+    collection, asked = _collection_of(database, call), call.arguments
+    positives, negatives, field = asked.texts("positives"), asked.texts("negatives"), asked.text("field")
+    count = asked.integer("count", 12, least=1, most=MAX_PAGE)
+    asked.end()
+    found = collection.find_features(positives, negatives, field=field, count=count)
+    return {"features": [{**_feature(item.feature), "share": item.share, "strength": item.edit(_EXAMPLE_STEP).strength}
+                         for item in found]}
+
+
+def feature_map(database: Database, call: WebCall) -> Mapping[str, Any]:
+    """All features as points of a map. The first question of a collection takes some seconds."""
+    collection, asked = _collection_of(database, call), call.arguments
+    field = asked.text("field")
+    asked.end()
+    found = collection.feature_map(field=field)
+    return {"field": found.field,
+            "lobes": [{"label": lobe.label, "size": lobe.size} for lobe in found.lobes],
+            "points": [{"index": point.index, "x": round(point.x, 4), "y": round(point.y, 4), "lobe": point.lobe,
+                        "label": point.label, "density": point.density} for point in found.points]}
+
+
 def feature_words(database: Database, call: WebCall) -> Mapping[str, Any]:
     """Which words of a hit's passage fired a feature: places in the passage, the most telling first."""
     collection, asked = _collection_of(database, call), call.arguments
@@ -239,6 +264,17 @@ def _feature(feature: Feature) -> dict[str, Any]:
             "field": feature.field}
 
 
+# --- profiles ---------------------------------------------------------------------------------------------
+
+
+def list_profiles(database: Database, call: WebCall) -> Mapping[str, Any]:
+    """The saved profiles, by name."""
+    collection = _collection_of(database, call)
+    call.arguments.end()
+    return {"profiles": [{"name": item.name, "version": item.version, "note": _cut(item.note, _MAX_TITLE),
+                          "edits": len(item.edits)} for item in collection.profiles()]}
+
+
 def _collection_of(database: Database, call: WebCall) -> Collection:
     return database.collection(call.path["collection"])
 
@@ -249,5 +285,8 @@ ENDPOINTS: tuple[WebEndpoint, ...] = (
     WebEndpoint("GET", "/api/collections/{collection}/features", "read", find_features),
     WebEndpoint("GET", "/api/collections/{collection}/features/{feature}", "read", get_feature),
     WebEndpoint("GET", "/api/collections/{collection}/features/{feature}/families", "encode", feature_families),
+    WebEndpoint("POST", "/api/collections/{collection}/examples", "encode", features_from_examples),
+    WebEndpoint("GET", "/api/collections/{collection}/profiles", "read", list_profiles),
+    WebEndpoint("GET", "/api/collections/{collection}/map", "encode", feature_map),
     WebEndpoint("GET", "/api/collections/{collection}/words", "encode", feature_words),
 )

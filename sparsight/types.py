@@ -26,12 +26,16 @@ __all__ = [
     "Feature",
     "FeatureDifference",
     "FeatureFamily",
+    "FeatureMap",
     "FeaturePage",
     "FeatureWeight",
     "FeatureWords",
     "Field",
     "Fusion",
     "Hit",
+    "LabelQuality",
+    "MapLobe",
+    "MapPoint",
     "Movement",
     "Operation",
     "Overlap",
@@ -665,12 +669,57 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True)
+class LabelQuality:
+    """How well a label says which passages its feature fires on, by a sparse encoder, on passages that it was not made
+    from. None: too few to tell.
+
+    Attributes
+    ----------
+    detection : float, optional
+        Chance that a passage which fires the feature suits the label better than one that does not; 0.5 says nothing.
+    strong_detection : float, optional
+        The same of passages with more than half of the largest activation.
+    correlation : float, optional
+        Pearson's, of activations with how much passages suit the label.
+    intruder : float, optional
+        How often, of four of its strongest passages and one that does not fire it, the latter suits the label least;
+        0.2 says nothing.
+    """
+
+    detection: float | None = None
+    strong_detection: float | None = None
+    correlation: float | None = None
+    intruder: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Feature:
     """A latent of a collection's SAE with what is known about it.
 
-    ``label`` are its most telling words, ``examples`` the ids of documents it is strongest on. ``density`` is the
-    share of training passages it fires on; ``scale`` the 90 % quantile of its positive activations, the unit of
-    steering strength. ``history`` are labels that it had before, the one that it came with first.
+    Attributes
+    ----------
+    index : int
+    label : str
+        Its most telling words.
+    density : float
+        Share of training passages it fires on.
+    scale : float
+        90 % quantile of its positive activations, the unit of steering strength.
+    examples : tuple of str
+        Ids of documents it is strongest on.
+    field : str
+    history : tuple of str
+        Labels that it had before, the one that it came with first.
+    label_source : str
+        Where the label is from: "contrast" (words of its passages against all others), "matched" (against passages
+        that nearly fire it), "expansion" (terms of the sparse encoder), "nearest" (words whose embeddings lie its way),
+        "model" (a language model), "user", or "" where nobody knows.
+    quality : LabelQuality, optional
+        How good the label is; None for a user's, and where nothing judged it.
+    histogram : tuple of int
+        Passages by activation, in ten equal parts of what lies between 0 and the largest; empty where not known.
+    stability : float, optional
+        Share of other trainings, of other seeds, that found it again; None where there was one training.
     """
 
     index: int
@@ -680,6 +729,10 @@ class Feature:
     examples: tuple[str, ...] = ()
     field: str = "sae"
     history: tuple[str, ...] = ()
+    label_source: str = ""
+    quality: LabelQuality | None = None
+    histogram: tuple[int, ...] = ()
+    stability: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -732,6 +785,49 @@ class FeatureFamily:
     children: tuple[Feature, ...]
     above: tuple[int, ...]
     strength: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MapPoint:
+    """A feature's place on a map.
+
+    Attributes
+    ----------
+    index : int
+    x, y : float
+        In [-1, 1]; only distances mean anything, and small ones more than large ones.
+    lobe : int
+        Its place in the map's ``lobes``; -1 if it fires with no other feature more often than by chance.
+    label, density
+        As :class:`Feature`.
+    """
+
+    index: int
+    x: float
+    y: float
+    lobe: int
+    label: str = ""
+    density: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class MapLobe:
+    """Features that fire together: the words that mark their labels, and how many they are."""
+
+    label: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureMap:
+    """A map of an SAE field's features: near ones have directions alike, those of one lobe fire on the same passages.
+
+    ``points`` are in the order of their features, ``lobes`` the largest first.
+    """
+
+    points: tuple[MapPoint, ...]
+    lobes: tuple[MapLobe, ...]
+    field: str = "sae"
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from sparsight.encoders.sae.checks import check_codes
+from sparsight.encoders.sae.latent_notes import SCORES
 from sparsight.errors import ShapeError
 
 __all__ = ["LabelScores", "score_labels"]
@@ -47,6 +48,11 @@ class LabelScores:
     strong_detection: F64
     correlation: F64
     intruder: F64
+
+    def table(self) -> NDArray[np.float32]:
+        """All figures, float32 (N, 4), in the order above: as :class:`~sparsight.encoders.sae.latent_notes.LatentNotes`
+        keeps them."""
+        return np.stack([getattr(self, name) for name in SCORES], axis=1).astype(np.float32)
 
 
 def score_labels(labels: csr_matrix, vectors: csr_matrix, codes: csr_matrix, seed: int = 0) -> LabelScores:
@@ -114,9 +120,8 @@ def _correlation(suits: F64, fired: NDArray[np.integer], values: F64) -> float:
 def _intruder(strongest: F64, silent: F64, rng: np.random.Generator) -> float:
     if len(strongest) < _SHOWN:
         return np.nan
-    won = 0.0
-    for intruder in rng.choice(silent, _DRAWS):
-        shown = rng.choice(strongest, _SHOWN, replace=False)
-        if intruder <= shown.min():
-            won += 1 / (1 + int((shown == intruder).sum()))  # one of those that suit the label least, taken at random
-    return won / _DRAWS
+    shown = strongest[rng.random((_DRAWS, len(strongest))).argpartition(_SHOWN - 1, axis=1)[:, :_SHOWN]]
+    intruder = rng.choice(silent, (_DRAWS, 1))
+    # Of several that suit the label least one is taken at random.
+    won = (intruder <= shown.min(1, keepdims=True)) / (1 + (shown == intruder).sum(1, keepdims=True))
+    return float(won.mean())

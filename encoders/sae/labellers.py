@@ -103,21 +103,27 @@ def expansion_words(codes: csr_matrix, misses: csc_matrix, vectors: csr_matrix, 
     found: list[list[str]] = []
     for start in range(0, codes.shape[1], _AT_ONCE):
         part = slice(start, start + _AT_ONCE)
-        sides = []
-        for weights in (shares[:, part], misses[:, part].astype(np.float32)):
-            n = np.asarray(weights.sum(0), np.float64).ravel()[:, None] + _SMOOTH
-            mean, square = ((weights.T @ of).toarray() / n for of in (vectors, squared))
-            sides.append((mean, np.maximum(square - mean**2, 0.0) / n))
-        (mean, noise), (other, other_noise) = sides
-        error = np.sqrt(noise + other_noise)
-        for row in range(len(mean)):
-            there = mean[row] > 0
-            if not there.any():
+        inside, near = shares[:, part], misses[:, part].astype(np.float32)
+        totals, squares, near_totals, near_squares = (
+            (weights.T @ of).toarray() for weights in (inside, near) for of in (vectors, squared))
+        n, near_n = (np.asarray(weights.sum(0), np.float64).ravel() + _SMOOTH for weights in (inside, near))
+        for row in range(inside.shape[1]):
+            there = np.flatnonzero(totals[row])
+            if not len(there):
                 found.append([])
                 continue
-            scores = (mean[row] - other[row]) / (error[row] + np.median(error[row][there]))
-            found.append(first_words(np.where(usable & (scores > 0), scores, -np.inf), names, top, 0.0))
+            mean, noise = _mean_and_noise(totals[row, there], squares[row, there], n[row])
+            other, other_noise = _mean_and_noise(near_totals[row, there], near_squares[row, there], near_n[row])
+            error = np.sqrt(noise + other_noise)
+            scores = (mean - other) / (error + np.median(error))
+            found.append(first_words(np.where(usable[there] & (scores > 0), scores, -np.inf), names, top, 0.0, there))
     return found
+
+
+def _mean_and_noise(total: NDArray[np.float32], squares: NDArray[np.float32], n: float) -> tuple[F64, F64]:
+    """Means, and squares of their standard errors, of terms by sums of n weights and of their squares."""
+    mean = total.astype(np.float64) / n
+    return mean, np.maximum(squares / n - mean**2, 0.0) / n
 
 
 def nearest_words(sae: SAE, words: Sequence[str], embeddings: F32, top: int = 4) -> list[list[str]]:

@@ -18,8 +18,8 @@ from scipy.sparse import csc_matrix, csr_matrix
 from sparsight.encoders.sae.checks import check_codes
 from sparsight.errors import ShapeError
 
-__all__ = ["check_same", "contrast_words", "first_words", "label_features", "same_stem", "shares_of", "top_examples",
-           "word_counts"]
+__all__ = ["check_same", "contrast_words", "first_words", "label_features", "same_stem", "shares_of", "strongest_codes",
+           "top_examples", "word_counts"]
 
 F64 = NDArray[np.float64]
 _WORD = re.compile(r"[^\W\d_](?:[\w'’-]*[^\W_])?")
@@ -104,13 +104,17 @@ def contrast_words(codes: csr_matrix, counts: csr_matrix, words: Sequence[str], 
     found: list[list[str]] = []
     for start in range(0, codes.shape[1], _LATENTS_AT_ONCE):
         part = slice(start, start + _LATENTS_AT_ONCE)
-        inside = (shares[:, part].T @ counts).toarray().astype(np.float64)
+        inside = (shares[:, part].T @ counts).tocsr()
         others = shares[:, part] > 0 if misses is None else misses[:, part]
         outside = (others.astype(np.float32).T @ counts).toarray().astype(np.float64)
         if misses is None:
             outside = total - outside
-        found += [first_words(_z_scores(y, rest, prior), words, top, _LEAST_Z) if y.any() else []
-                  for y, rest in zip(inside, outside, strict=True)]
+        for row, rest in enumerate(outside):
+            here = slice(inside.indptr[row], inside.indptr[row + 1])
+            there, y = inside.indices[here], inside.data[here].astype(np.float64)
+            # A word that none of the texts holds scores below 0, so only those that are there are looked at.
+            z = _z_scores(y, rest[there], prior[there], (y.sum() + prior.sum(), rest.sum() + prior.sum()))
+            found.append(first_words(z, words, top, _LEAST_Z, there))
     return found
 
 
@@ -124,6 +128,22 @@ def top_examples(codes: csr_matrix, count: int = 5) -> list[list[int]]:
         best = np.argsort(-columns.data[part], kind="stable")[:count]
         out.append([int(row) for row in columns.indices[part][best]])
     return out
+
+
+def strongest_codes(codes: csr_matrix, count: int) -> csr_matrix:
+    """Codes (B, N) of which each row keeps its ``count`` largest, equal ones by lower latent.
+
+    A latent that no row would keep is kept wherever it fires.
+    """
+    rows = np.repeat(np.arange(codes.shape[0]), np.diff(codes.indptr))
+    order = np.lexsort((codes.indices, -codes.data, rows))
+    rank = np.empty(codes.nnz, np.int64)
+    rank[order] = np.arange(codes.nnz) - codes.indptr[rows]
+    kept = rank < count
+    seen = np.bincount(codes.indices[kept], minlength=codes.shape[1]) > 0
+    kept |= ~seen[codes.indices]
+    indptr = np.concatenate([[0], np.cumsum(np.bincount(rows[kept], minlength=codes.shape[0]))])
+    return csr_matrix((codes.data[kept], codes.indices[kept], indptr), shape=codes.shape)
 
 
 def word_counts(texts: Sequence[str], *, max_words: int, min_texts: int) -> tuple[csr_matrix, list[str]]:
@@ -158,23 +178,31 @@ def shares_of(codes: csr_matrix) -> csc_matrix:
     return columns
 
 
-def _z_scores(inside: F64, outside: F64, prior: F64) -> F64:
-    """z-scores of V words: their weighted counts in a latent's texts against those in the texts it is silent on."""
+def _z_scores(inside: F64, outside: F64, prior: F64, sums: tuple[float, float]) -> F64:
+    """z-scores of some words: their weighted counts in a latent's texts against those in the texts it is silent on.
+
+    ``sums`` are the counts of all words, inside and outside, each with all of the prior.
+    """
     y, rest = inside + prior, outside + prior
-    delta = np.log(y / (y.sum() - y)) - np.log(rest / (rest.sum() - rest))
+    delta = np.log(y / (sums[0] - y)) - np.log(rest / (sums[1] - rest))
     return delta / np.sqrt(1 / y + 1 / rest)
 
 
-def first_words(scores: F64, words: Sequence[str], top: int, least: float) -> list[str]:
-    """Words with the largest scores, of at least that much, without those that share a better one's stem."""
+def first_words(scores: F64, words: Sequence[str], top: int, least: float, places: NDArray[np.integer] | None = None
+                ) -> list[str]:  # fmt: skip
+    """Words with the largest scores, of at least that much, without those that share a better one's stem.
+
+    Scores are of all words, or of those at ``places``, in ascending order.
+    """
     looked_at = min(_LOOKED_AT * top, len(scores))
     best = np.argpartition(-scores, looked_at - 1)[:looked_at] if looked_at else np.zeros(0, np.int64)
     chosen: list[str] = []
     for i in best[np.lexsort((best, -scores[best]))]:
         if scores[i] < least or len(chosen) == top:
             break
-        if not any(same_stem(words[i], word) for word in chosen):
-            chosen.append(words[i])
+        word = words[i if places is None else places[i]]
+        if not any(same_stem(word, other) for other in chosen):
+            chosen.append(word)
     return chosen
 
 

@@ -42,6 +42,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from sparsight.encoders.fingerprint import digest_json
+from sparsight.encoders.sae.latent_notes import LatentNotes, activation_histogram
 from sparsight.encoders.sae.weighting import importance
 from sparsight.errors import InvalidArgumentError, InvalidVectorError, ShapeError
 from sparsight.types import SparseVector
@@ -91,6 +92,8 @@ class SAE:
         What a latent stands for, or "".
     examples : tuple of tuples of str
         Ids of texts that it is strongest on, best first.
+    notes : LatentNotes
+        How good labels are, and how latents fire.
     """
 
     k: int
@@ -107,6 +110,7 @@ class SAE:
     embedder: str = ""
     labels: Sequence[str] = ()
     examples: Sequence[Sequence[str]] = ()
+    notes: LatentNotes = field(default_factory=LatentNotes)
 
     def __post_init__(self) -> None:
         if self.W_enc.ndim != 2:
@@ -139,6 +143,7 @@ class SAE:
         if len(self.labels) != n or len(self.examples) != n:
             raise ShapeError(f"expected {n} labels and lists of examples, got {len(self.labels)} and "
                              f"{len(self.examples)}", field="labels")
+        self.notes.check(n)
 
     @property
     def n_latents(self) -> int:
@@ -258,12 +263,16 @@ class SAE:
         -------
         csr_matrix as :meth:`encode`
         """
-        codes = self.document_codes(x, device=device)
-        norms = np.empty(len(x), np.float32)
-        for start in range(0, len(x), _AT_ONCE):
+        return self.weights_of(self.document_codes(x, device=device))
+
+    def weights_of(self, codes: csr_matrix) -> csr_matrix:
+        """:meth:`document_weights` of documents by their codes (B, N), which are left as they are."""
+        norms = np.empty(codes.shape[0], np.float32)
+        for start in range(0, len(norms), _AT_ONCE):
             norms[start:start + _AT_ONCE] = np.linalg.norm(self.decode(codes[start:start + _AT_ONCE]), axis=1)
-        codes.data /= np.repeat(np.maximum(norms, 1e-12), np.diff(codes.indptr))
-        return codes
+        weights = codes.copy()
+        weights.data /= np.repeat(np.maximum(norms, 1e-12), np.diff(codes.indptr))
+        return weights
 
     def query_weights(self, x: F32, *, scorer: Literal["decode", "symmetric"] = "decode",
                       max_terms: int = 512) -> list[SparseVector]:
@@ -299,9 +308,12 @@ class SAE:
             raise InvalidArgumentError(f"expected scorer 'decode' or 'symmetric', got {scorer!r}", field="scorer")
         return [_largest(row, max_terms) for row in weights]
 
-    def with_names(self, labels: Sequence[str], examples: Sequence[Sequence[str]] = ()) -> SAE:
-        """A copy with these labels and, if given, examples."""
-        return replace(self, labels=tuple(labels), examples=examples or self.examples)
+    def with_names(self, labels: Sequence[str], examples: Sequence[Sequence[str]] = (), *,
+                   sources: Sequence[str] = (), scores: F32 | None = None) -> SAE:
+        """A copy with these labels, what they are from and their scores (N, 4), and, if given, examples."""
+        scores = LatentNotes().scores if scores is None else scores
+        return replace(self, labels=tuple(labels), examples=examples or self.examples,
+                       notes=replace(self.notes, sources=tuple(sources), scores=scores))
 
     def save(self, folder: str | Path) -> None:
         """Write ``sae.safetensors`` and ``sae.json`` into a folder, which is made if it is not there.
@@ -360,10 +372,11 @@ def as_codes(latents: NDArray[np.integer[Any]], values: F32, n_latents: int) -> 
 
 
 def describe_latents(sae: SAE, x: F32, *, device: str = "cpu") -> SAE:
-    """The autoencoder with ``density``, ``scale`` and ``impact_scale`` taken from embeddings, float32 (B, D).
+    """The autoencoder with what describes its latents, but for names, taken from embeddings, float32 (B, D).
 
-    ``scale`` is the 90 % quantile of a latent's document weights there, ``impact_scale`` the largest of them; for one
-    that never fires the former is 0 and the latter the median of the others. On a ``device`` of torch other than "cpu"
+    ``density`` is the share of them that it fires on, ``scale`` the 90 % quantile of its document weights there,
+    ``impact_scale`` the largest of them, which are also counted by size in the notes' histogram; for one that never
+    fires ``scale`` is 0 and ``impact_scale`` the median of the others. On a ``device`` of torch other than "cpu"
     they are coded in other sums: :meth:`SAE.document_codes`.
     """
     weights = sae.document_weights(x, device=device).tocsc()
@@ -376,7 +389,8 @@ def describe_latents(sae: SAE, x: F32, *, device: str = "cpu") -> SAE:
         largest[latent] = weights.data[part].max()
     usual = np.median(largest[counts > 0]) if counts.any() else 1.0
     return replace(sae, density=(counts / max(len(x), 1)).astype(np.float32), scale=scale,
-                   impact_scale=np.where(counts > 0, largest, usual).astype(np.float32))
+                   impact_scale=np.where(counts > 0, largest, usual).astype(np.float32),
+                   notes=replace(sae.notes, histogram=activation_histogram(weights)))
 
 
 def _largest(weights: F32, max_terms: int) -> SparseVector:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 from rich.markup import escape
@@ -17,6 +18,7 @@ _BAR_CELLS = 24
 _CONTRIBUTION_CELLS = 16
 _METADATA_LENGTH = 32
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
+_HEIGHTS = " ▁▂▃▄▅▆▇█"
 
 
 def bar(value: float, largest: float, cells: int = _BAR_CELLS) -> str:
@@ -154,8 +156,24 @@ def _print_movement(console: Console, movement: Movement, limit: int) -> None:
         console.print(f"              [dim]another passage was best before: {movement.other_passage:.4g}[/]")
 
 
+def _about(feature: Feature) -> Iterator[str]:
+    if feature.label_source:
+        yield f"label by {feature.label_source}"
+    if (quality := feature.quality) is not None and quality.detection is not None:
+        strong = "" if quality.strong_detection is None else f", {quality.strong_detection:.2f} of strong ones"
+        yield f"the label tells {quality.detection:.2f} of passages that fire it from others (0.5 is chance){strong}"
+    if most := max(feature.histogram, default=0):
+        # Few passages fire a feature much: by the square root they are seen beside the many that fire it little.
+        bars = "".join(_HEIGHTS[math.ceil(8 * math.sqrt(count / most))] for count in feature.histogram)
+        yield f"activations from 0 to the largest: {bars} ({sum(feature.histogram):,} passages)"
+    if feature.stability is not None:
+        yield f"found again in {feature.stability:.0%} of the other trainings"
+    if feature.history:
+        yield f"before: {'; '.join(feature.history)}"
+
+
 def print_features(console: Console, features: Sequence[Feature], *, examples: bool = False) -> None:
-    """A line per feature; with ``examples`` also the texts it is strongest on."""
+    """A line per feature; with ``examples`` also what is known of its label and firing, and its strongest texts."""
     table = Table(box=None, pad_edge=False)
     table.add_column("feature", justify="right", style="bold")
     table.add_column("words", ratio=1)
@@ -166,5 +184,7 @@ def print_features(console: Console, features: Sequence[Feature], *, examples: b
     console.print(table)
     if examples:
         for feature in features:
+            for line in _about(feature):
+                console.print(f"  {escape(line)}")
             for example in feature.examples:
                 console.print(f"  - {escape(_shorten(example, 100))}")

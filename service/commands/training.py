@@ -38,6 +38,8 @@ def train_sae(
     k: Annotated[int, typer.Option("-k", "--k", min=1, help="Features active in a passage.")] = 32,
     epochs: Annotated[int, typer.Option(min=0, help="Passes over the vectors; 0 chooses.")] = 0,
     seed: Annotated[int, typer.Option(help="Of the training.")] = 0,
+    seeds: Annotated[int, typer.Option(min=1, max=16, help="Trainings; those after the first tell which features they "
+                                       "find again.")] = 1,
     scorer: Annotated[str, typer.Option(metavar="decode|symmetric", help="How the field weights queries.")] = "decode",
     max_query_terms: Annotated[int, typer.Option(min=0, help="Weights to search with; 0 takes all.")] = 256,
     rescore: Annotated[int, typer.Option(min=0, help="Documents found by them that are scored with all.")] = 50,
@@ -67,7 +69,7 @@ def train_sae(
         target = open_collection(store, collection)
         started = time.perf_counter()
         operation = target.train_sae(
-            field, source=source, n_latents=latents, k=k, epochs=epochs, seed=seed,
+            field, source=source, n_latents=latents, k=k, epochs=epochs, seed=seed, seeds=seeds,
             scorer=cast(Literal["decode", "symmetric"], scorer), max_query_terms=max_query_terms,
             rescore=rescore, weighting=cast(Literal["none", "idf", "bm25"], weighting), k1=k1, wait=False)
         operation = follow(store, operation, output)

@@ -50,6 +50,16 @@ export const getFeature = (collection, index, field) =>
 export const featureFamilies = (collection, index, field) =>
   ask(inCollection(collection, `features/${index}/families${parameters({field})}`));
 
+export const featuresFromExamples = (collection, examples, signal) =>
+  ask(inCollection(collection, "examples"), {
+    method: "POST", headers: {"content-type": "application/json"}, body: JSON.stringify(examples), signal,
+  });
+
+export const listProfiles = (collection, signal) => ask(inCollection(collection, "profiles"), {signal});
+
+export const featureMap = (collection, field, signal) =>
+  ask(inCollection(collection, `map${parameters({field})}`), {signal});
+
 export const featureWords = (collection, {id, passage, feature, field}, signal) =>
   ask(inCollection(collection, `words${parameters({id, passage, feature, field})}`), {signal});
 

@@ -3,9 +3,12 @@
 import {listCollections, newest, search} from "./api.js";
 import {learn} from "./book.js";
 import {byId, h, setOptions} from "./dom.js";
+import {Examples} from "./examples.js";
 import {Finder} from "./features.js";
 import {HitList} from "./hits.js";
 import {listenToKeys} from "./keys.js";
+import {FeatureMap} from "./map.js";
+import {Profiles} from "./profiles.js";
 import {addOrFocus, Sliders} from "./sliders.js";
 import {KS, State} from "./state.js";
 
@@ -14,9 +17,12 @@ const SLIDING_PAUSE_MS = 120;
 const PATIENCE_MS = 150; // quicker answers need no sign that one waits
 
 const state = new State();
-const hits = new HitList(byId("hits"), state);
+const examples = new Examples(state);
+const hits = new HitList(byId("hits"), state, examples);
 const sliders = new Sliders(state);
 const finder = new Finder(state);
+const profiles = new Profiles(state);
+const map = new FeatureMap(state, hits);
 const searches = newest();
 let collections = [];
 let searched = "";
@@ -32,13 +38,13 @@ byId("search").addEventListener("submit", (event) => {
   runSearch(0, true);
 });
 byId("collection").addEventListener("change", () =>
-  state.change({collection: byId("collection").value, by: "", edits: []})); // other features, other fields
+  state.change({collection: byId("collection").value, by: "", profile: "", edits: []})); // other features, other fields
 byId("by").addEventListener("change", () => state.change({by: byId("by").value}));
 byId("k").addEventListener("change", () => state.change({k: Number(byId("k").value)}));
 byId("home").addEventListener("click", (event) => {
   if (event.ctrlKey || event.metaKey || event.shiftKey) return;
   event.preventDefault();
-  state.change({text: "", edits: []});
+  state.change({text: "", profile: "", edits: []});
   byId("query").focus();
 });
 byId("hits").addEventListener("feature", ({detail: {index, field, label}}) => {
@@ -81,16 +87,23 @@ function showControls(view) {
     ({value: name, text: name}))], view.by);
   setOptions(byId("k"), KS.map((k) => ({value: String(k), text: String(k)})), String(view.k));
   sliders.show(view);
+  profiles.show();
   hits.mark();
   finder.mark();
-  if (collection) finder.use(collection);
+  map.mark();
+  if (collection) {
+    finder.use(collection);
+    profiles.use(collection);
+    examples.use(collection);
+    map.use(collection);
+  }
 }
 
 // --- searching ---
 
 function runSearch(delay, again = false) {
-  const {collection, text, k, by, edits} = state.view;
-  const question = JSON.stringify([collection, text, k, by, edits]);
+  const {collection, text, k, by, profile, edits} = state.view;
+  const question = JSON.stringify([collection, text, k, by, profile, edits]);
   if (question === searched && !again) return;
   searched = question;
   if (!text.trim() && current()) {
@@ -104,12 +117,13 @@ function runSearch(delay, again = false) {
   }
   byId("welcome").hidden = true;
   isWaiting(true);
-  const query = {text, k, fields: by ? [by] : [], edits, explain: true};
+  const query = {text, k, fields: by ? [by] : [], profile, edits, explain: true};
   searches.run(delay, (signal) => search(collection, query, signal),
     (answer) => {
       isWaiting(false);
       showProblem(null);
       hits.show(answer.hits, text);
+      map.mark();
       byId("status").textContent = summary(answer);
       showWarnings(answer);
     },

@@ -50,19 +50,30 @@ function about(hit) {
   return h("p", {class: "about"}, h("span", {class: "id"}, hit.id), ...values.map((text) => h("span", {}, text)));
 }
 
+/** Two buttons that make a hit an example of what is wanted, or of what is not. */
+function marks(hit, examples) {
+  if (!examples.possible) return null;
+  const title = hit.title || hit.id, kind = examples.kindOf(hit.id);
+  return h("span", {class: "marks"}, ...[["more", "More like this"], ["less", "Less like this"]].map(([own, text]) =>
+    h("button", {type: "button", class: "plain", "data-kind": own, "aria-pressed": String(kind === own),
+                 onclick: () => examples.toggle(hit.id, title, own)}, text)));
+}
+
 export class HitList {
   /**
    * `list`: the <ol>. Its hits send "feature" events, with {index, field, label}, when a feature of theirs is chosen.
    */
-  constructor(list, state) {
+  constructor(list, state, examples) {
     this.list = list;
     this.state = state;
+    this.examples = examples;
     this.hits = [];
     this.open = new Set();
     this.opened = new Set(); // whose passage is shown in full
     this.looks = newest();
     list.addEventListener("look", (event) => this.#look(event));
     list.addEventListener("leave", (event) => this.#leave(event));
+    list.addEventListener("examples", () => this.#markExamples());
     list.addEventListener("focusin", (event) => this.#makeCurrent(event.target.closest(".hit")));
   }
 
@@ -88,6 +99,13 @@ export class HitList {
     for (const button of this.list.querySelectorAll(".feature")) {
       const used = this.state.hasEdit(Number(button.dataset.feature), button.dataset.field);
       button.setAttribute("aria-pressed", String(used));
+    }
+  }
+
+  #markExamples() {
+    for (const button of this.list.querySelectorAll(".marks button")) {
+      const kind = this.examples.kindOf(button.closest(".hit").dataset.id);
+      button.setAttribute("aria-pressed", String(kind === button.dataset.kind));
     }
   }
 
@@ -162,7 +180,7 @@ export class HitList {
                  h("div", {}, h("h3", {}, ...highlighted(title, this.stems)), about(hit), movers(hit)), scores(hit)),
                hit.passage ? passage : null,
                bars(hit, this.scales, this.state, open),
-               h("div", {class: "foot"}, shares(hit), more)));
+               h("div", {class: "foot"}, marks(hit, this.examples), shares(hit), more)));
   }
 
   /** Hits glide from where they stood, so that the eye can follow what moved. */

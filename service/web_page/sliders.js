@@ -3,7 +3,7 @@
 import {featureFamilies} from "./api.js";
 import {learn, lookUp, whole} from "./book.js";
 import {byId, h, shortLabel, signed} from "./dom.js";
-import {isSigned, LIMIT, onSlider, OPERATIONS, STEP} from "./state.js";
+import {FINE, isSigned, LIMIT, onSlider, OPERATIONS, STEP} from "./state.js";
 
 const MEANING = {
   boost: "more or less of it",
@@ -92,6 +92,7 @@ export class Sliders {
     }
     const update = ({op, strength}) => {
       range.min = isSigned(op) ? -LIMIT : 0;
+      if (strength % STEP) range.step = FINE;
       range.value = strength;
       const at = (value) => String((value - Number(range.min)) / (LIMIT - Number(range.min)));
       range.style.setProperty("--from", at(Math.min(0, strength)));
@@ -121,7 +122,15 @@ export class Sliders {
       },
     }, shortLabel(item.label, item.index));
     const rest = more ? h("li", {class: "fact"}, `and ${more} more`) : null;
-    return h("li", {class: "family"}, name(parent),
+    const all = h("button", {
+      type: "button", class: "plain all",
+      title: `A slider for each of these ${children.length + 1} features, all at +1.00`,
+      onclick: () => {
+        learn(this.state.view.collection, [parent, ...children]);
+        this.state.addEdits([parent, ...children].map(({index, field}) => ({feature: index, field, strength: 1})));
+      },
+    }, "Steer all");
+    return h("li", {class: "family"}, name(parent), " ", all,
              h("ul", {}, ...children.map((child) => h("li", {}, name(child))), rest));
   }
 

@@ -1,21 +1,22 @@
 // What is shown, and the address that says the same: a link brings the same view, and back and forward work.
 //
-//   ?c=COLLECTION&q=QUERY&k=20&by=FIELD&e=FEATURE:OP:STRENGTH:SAE_FIELD&e=...
+//   ?c=COLLECTION&q=QUERY&k=20&by=FIELD&profile=NAME&e=FEATURE:OP:STRENGTH:SAE_FIELD&e=...
 
 export const KS = [10, 20, 50, 100];
 export const OPERATIONS = ["boost", "set", "require", "exclude"];
 export const LIMIT = 3;
 export const STEP = 0.25;
+export const FINE = 0.01; // the step of a slider whose strength was found, not set
 const MAX_EDITS = 64;
 
-const EMPTY = Object.freeze({collection: "", text: "", k: KS[0], by: "", edits: Object.freeze([])});
+const EMPTY = Object.freeze({collection: "", text: "", k: KS[0], by: "", profile: "", edits: Object.freeze([])});
 
 export const isSigned = (op) => op === "boost";
 
-/** The strength that a slider can show: in its range, on its steps. */
+/** The strength that a slider can show: in its range, in hundredths. */
 export function onSlider(strength, op) {
   const within = Math.min(LIMIT, Math.max(isSigned(op) ? -LIMIT : 0, strength));
-  return Math.round(within / STEP) * STEP + 0; // + 0: there is a -0
+  return Math.round(within / FINE) / (1 / FINE) + 0; // divided, so that 0.07 is 0.07; + 0: there is a -0
 }
 
 function readEdit(text) {
@@ -37,7 +38,7 @@ export function readAddress(query) {
     if (edit && !known && edits.length < MAX_EDITS) edits.push(edit);
   }
   return {collection: values.get("c") ?? "", text: values.get("q") ?? "", k: KS.includes(k) ? k : KS[0],
-          by: values.get("by") ?? "", edits};
+          by: values.get("by") ?? "", profile: values.get("profile") ?? "", edits};
 }
 
 export function writeAddress(view) {
@@ -46,8 +47,9 @@ export function writeAddress(view) {
   if (view.text) values.set("q", view.text);
   if (view.k !== KS[0]) values.set("k", String(view.k));
   if (view.by) values.set("by", view.by);
+  if (view.profile) values.set("profile", view.profile);
   for (const edit of view.edits) values.append("e", [edit.feature, edit.op, edit.strength, edit.field].join(":"));
-  const query = values.toString().replaceAll("%3A", ":");
+  const query = values.toString().replaceAll("%3A", ":").replaceAll("%40", "@");
   return query ? `?${query}` : location.pathname;
 }
 
@@ -110,6 +112,25 @@ export class State {
   addEdit(feature, field, strength = 1) {
     if (this.hasEdit(feature, field) || this.view.edits.length >= MAX_EDITS) return;
     this.change({edits: [...this.view.edits, {feature, op: "boost", strength, field}]});
+  }
+
+  /**
+   * Several at once, `{feature, field, strength}`, as one step of the history; the edits that they have become. One
+   * that is there takes the new strength. Edits `instead` of which they come go, if they are still as they were.
+   */
+  addEdits(added, instead = []) {
+    const edits = this.view.edits.filter((edit) => !instead.some((old) => old.feature === edit.feature &&
+      old.field === edit.field && old.op === edit.op && old.strength === edit.strength));
+    const fresh = [];
+    for (const {feature, field, strength} of added) {
+      const edit = {feature, op: "boost", strength: onSlider(strength, "boost"), field};
+      const at = edits.findIndex((one) => one.feature === feature && one.field === field);
+      if (at < 0 && edits.length >= MAX_EDITS) break;
+      edits.splice(at < 0 ? edits.length : at, 1, edit);
+      fresh.push(edit);
+    }
+    this.change({edits});
+    return fresh;
   }
 
   setEdit(feature, field, part, group = "") {

@@ -9,7 +9,7 @@ import sparsight
 from sparsight.encoders.sae.model import SAE, describe_latents
 from sparsight.errors import InvalidArgumentError, UnknownFeatureError
 from sparsight.retrieval import Collection
-from sparsight.retrieval.families import stored_codes
+from sparsight.retrieval.stored_codes import stored_codes
 from sparsight.types import DenseField, SAEField
 
 D = 24

@@ -18,7 +18,7 @@ from sparsight.errors import InvalidArgumentError, InvalidQueryError
 from sparsight.index.catalog import Catalog
 from sparsight.index.schema import FieldSchema
 from sparsight.retrieval import Collection
-from sparsight.retrieval.training import install_sae
+from sparsight.retrieval.installing import install_sae
 from sparsight.types import (
     BM25Field,
     DenseField,

@@ -23,8 +23,11 @@ from sparsight.types import (
     Effort,
     Explanation,
     Feature,
+    FeatureMap,
     Fusion,
     Hit,
+    MapLobe,
+    MapPoint,
     Movement,
     Operation,
     Overlap,
@@ -305,6 +308,10 @@ def test_feature_and_write_round_trip() -> None:
     message = convert_features.feature_to_proto(feature, "papers")
     assert message.name == "collections/papers/fields/sae/features/12"
     assert convert_features.feature_from_proto(message) == feature
+    points = (MapPoint(0, -1.0, 0.5, 0, "a, b", 0.25), MapPoint(7, 0.0, 0.0, -1))
+    drawn = FeatureMap(points, (MapLobe("a", 1),), "codes")
+    assert convert_features.map_from_proto(convert_features.map_to_proto(drawn)) == drawn
+    assert convert_features.map_from_proto(features_pb2.GetFeatureMapResponse(field="sae")) == FeatureMap((), ())
     written = WriteResult(1, 2, 3, 4, 5, 6)
     assert convert_documents.write_from_proto(convert_documents.write_to_proto(written)) == written
 

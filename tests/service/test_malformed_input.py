@@ -461,6 +461,15 @@ row("related: count", "FeatureService/FindRelatedFeatures",
     features_pb2.FindRelatedFeaturesRequest(name=f"{P}/fields/-/features/1", count=257), "count", "1 to 256")
 row("compare: unknown", "FeatureService/CompareDocuments",
     features_pb2.CompareDocumentsRequest(parent=f"{P}/fields/-", a="nope", b="d1"), "a", "nope", MISSING)
+for _what, _parent, _path, _says, _code in (
+    ("by collection only", P, "parent", "INVALID_RESOURCE_NAME", INVALID),
+    ("no name", "", "parent", "INVALID_RESOURCE_NAME", INVALID),
+    ("unknown collection", "collections/nope/fields/-", "name", "UNKNOWN_COLLECTION", MISSING),
+    ("unknown field", f"{P}/fields/nope", "field", "UNKNOWN_FIELD", MISSING),
+    ("field that is no SAE", f"{P}/fields/bm25", "field", "no features", INVALID),
+):
+    row(f"map: {_what}", "FeatureService/GetFeatureMap", features_pb2.GetFeatureMapRequest(parent=_parent), _path,
+        _says, _code)
 for _what, _profile, _path, _says, _code in (
     ("none", {}, "profile.name", "INVALID_RESOURCE_NAME", INVALID),
     ("name with capitals", {"name": f"{P}/profiles/Big"}, "profile.name", "INVALID_RESOURCE_NAME", INVALID),
@@ -494,11 +503,21 @@ for _what, _parts, _path, _says, _code in (
     ("k1 too large", {"source": "vec", "k1": 101}, "k1", "101", INVALID),
     ("negative epochs", {"source": "vec", "epochs": -1}, "epochs", "-1", INVALID),
     ("negative seed", {"source": "vec", "seed": -1}, "seed", "-1", INVALID),
+    ("negative number of seeds", {"source": "vec", "seeds": -1}, "seeds", "-1", INVALID),
+    ("too many seeds", {"source": "vec", "seeds": 17}, "seeds", "1 to 16", INVALID),
     ("target that is no SAE", {"name": f"{P}/fields/bm25", "source": "vec"}, "field", "bm25", INVALID),
     ("target by path", {"name": f"{P}/fields/../x", "source": "vec"}, "name", "INVALID_RESOURCE_NAME", INVALID),
 ):
     row(f"train: {_what}", "FeatureService/TrainSae",
         features_pb2.TrainSaeRequest(**{"name": f"{P}/fields/other", **_parts}), _path, _says, _code)
+for _what, _name, _path, _says, _code in (
+    ("no name", "", "name", "got ''", INVALID),
+    ("unknown field", f"{P}/fields/nope", "field", "UNKNOWN_FIELD", MISSING),
+    ("field without features", f"{P}/fields/bm25", "field", "bm25", INVALID),
+    ("unknown collection", "collections/nope/fields/-", "name", "UNKNOWN_COLLECTION", MISSING),
+):
+    row(f"name features: {_what}", "FeatureService/NameFeatures", features_pb2.NameFeaturesRequest(name=_name), _path,
+        _says, _code)
 row("encode: no model", "EncodingService/Encode", encoding_pb2.EncodeRequest(texts=["x"]), "model", "got none")
 for _model in ("/etc/passwd", "../models", "~/models", "a/../../b", "pypi:../../x==1#y", "C:\\models", "a\0b", "./x"):
     row(f"encode: model {_model!r}", "EncodingService/Encode",

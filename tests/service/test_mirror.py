@@ -15,9 +15,9 @@ from sparsight.retrieval.engine import Database
 from sparsight.service.aclient import AsyncClient, AsyncCollection
 from sparsight.service.client import Client, Collection
 
-# What only one of them can have: searches are stopped by a flag here and by ending the call there, and a client has
-# somewhere to connect to.
-ONLY_EMBEDDED = {"cancel"}
+# What only one of them can have: searches are stopped by a flag here and by ending the call there, a server asks no
+# language model for a client, and a client has somewhere to connect to.
+ONLY_EMBEDDED = {"cancel", "language_model"}
 ONLY_REMOTE = {"wait_ready"}
 
 

@@ -93,4 +93,4 @@ def test_vectors_are_packed() -> None:
 
 def test_long_work_is_an_operation() -> None:
     long = {m.name for m in METHODS if m.output_type.full_name == "google.longrunning.Operation"}
-    assert long == {"TrainSae", "CompactCollection"}
+    assert long == {"TrainSae", "NameFeatures", "CompactCollection"}

@@ -188,6 +188,8 @@ def test_features_equal_embedded(papers: EmbeddedCollection, remote: Collection)
         assert plain(ask(remote)) == plain(ask(papers)) and ask(remote)
     for feature in (None, 7):
         assert plain(remote.families(feature, count=3)) == plain(papers.families(feature, count=3))
+    assert plain(remote.feature_map()) == plain(papers.feature_map()) and papers.feature_map().points
+    assert refused(errors.UnknownFieldError, lambda: remote.feature_map(field="nope")).field == "field"
 
 
 def test_renaming_equals_embedded(papers: EmbeddedCollection, remote: Collection) -> None:

@@ -50,6 +50,7 @@ from web_collection import COLLECTION, HOSTILE, make_database  # found through t
 BASE = "http://127.0.0.1:7626"
 SEARCH = f"/api/collections/{COLLECTION}/search"
 FEATURES = f"/api/collections/{COLLECTION}/features"
+EXAMPLES = f"/api/collections/{COLLECTION}/examples"
 
 
 @pytest.fixture(scope="module")
@@ -204,6 +205,63 @@ def test_families_of_a_feature(web: TestClient, web_database: Database, monkeypa
     assert [child["index"] for child in one["children"]] == [child.index for child in children[:8]]
 
 
+def test_features_from_examples(web: TestClient, web_database: Database):
+    asked = {"positives": ["d1", "d4"], "negatives": ["d2"], "field": "sae", "count": 5}
+    answer = web.post(EXAMPLES, json=asked)
+    assert answer.status_code == 200, answer.text
+    found = web_database[COLLECTION].find_features(["d1", "d4"], ["d2"], count=5)
+    assert found and [(item["index"], item["label"], item["share"], item["strength"])
+                      for item in answer.json()["features"]] == [
+        (item.feature.index, item.feature.label, item.share, item.edit(0.4).strength) for item in found]
+    assert len(web.post(EXAMPLES, json={"positives": ["d1"]}).json()["features"]) <= 12
+
+
+@pytest.mark.parametrize(("arguments", "status", "code", "field"), [
+    ({}, 400, "INVALID_ARGUMENT", "positives"),
+    ({"negatives": ["d1"]}, 400, "INVALID_ARGUMENT", "positives"),
+    ({"positives": "d1"}, 400, "INVALID_ARGUMENT", "positives"),
+    ({"positives": ["d1", 2]}, 400, "INVALID_ARGUMENT", "positives[1]"),
+    ({"positives": ["d1"], "negatives": ["nope"]}, 404, "UNKNOWN_DOCUMENT", "negatives[0]"),
+    ({"positives": ["d1"], "count": 0}, 400, "INVALID_ARGUMENT", "count"),
+    ({"positives": ["d1"], "field": "bm25"}, 400, "INVALID_QUERY", "field"),
+    ({"positives": ["d1"], "field": "nope"}, 404, "UNKNOWN_FIELD", "field"),
+    ({"positives": ["d1"], "texts": []}, 400, "INVALID_ARGUMENT", "texts"),
+    ({"positives": ["x"] * 1001}, 400, "INVALID_ARGUMENT", "positives"),
+])
+def test_wrong_examples(web: TestClient, arguments: dict[str, Any], status: int, code: str, field: str):
+    refused(web.post(EXAMPLES, json=arguments), status, code, field)
+
+
+def test_profiles_are_listed_and_steer(web: TestClient, web_database: Database):
+    collection, path = web_database[COLLECTION], f"/api/collections/{COLLECTION}/profiles"
+    assert web.get(path).json() == {"profiles": []}
+    edits = [Edit(3, "boost", 2.0), Edit(5, "boost", -1.0)]
+    collection.save_profile("mine", edits, note="for a test")
+    try:
+        assert web.get(path).json()["profiles"] == [{"name": "mine", "version": 1, "note": "for a test", "edits": 2}]
+        steered = search(web, text="cat", fields=["dense"], profile="mine")
+        assert steered["steered"]
+        assert [hit["id"] for hit in steered["hits"]] == collection.search(Query("cat", ["dense"], edits=edits)).ids
+        refused(web.post(SEARCH, json={"text": "cat", "profile": "mine@9"}), 404, "UNKNOWN_PROFILE", "profile")
+    finally:
+        collection.drop_profile("mine")
+    refused(web.post(SEARCH, json={"text": "cat", "profile": "mine"}), 404, "UNKNOWN_PROFILE", "profile")
+    refused(web.post(SEARCH, json={"text": "cat", "profile": 7}), 400, "INVALID_ARGUMENT", "profile")
+    refused(web.get(path + "?x=1"), 400, "INVALID_ARGUMENT", "x")
+
+
+def test_the_map_is_the_collections(web: TestClient, web_database: Database):
+    found = web_database[COLLECTION].feature_map()
+    for query in ("", "?field=sae"):
+        answer = web.get(f"/api/collections/{COLLECTION}/map{query}").json()
+        assert answer["field"] == "sae" and answer["lobes"] == [
+            {"label": lobe.label, "size": lobe.size} for lobe in found.lobes]
+        assert [(point["index"], point["lobe"], point["label"], point["density"]) for point in answer["points"]] == [
+            (point.index, point.lobe, point.label, point.density) for point in found.points]
+        assert all(abs(point["x"] - one.x) < 1e-4 and abs(point["y"] - one.y) < 1e-4
+                   for point, one in zip(answer["points"], found.points, strict=True))
+
+
 def test_words_of_a_feature_are_places_in_the_passage(web: TestClient, web_database: Database):
     collection = web_database[COLLECTION]
     hit = web.post(SEARCH, json={"text": "cat dog", "fields": ["dense"], "k": 1}).json()["hits"][0]
@@ -297,6 +355,11 @@ def test_a_body_of_another_type_or_too_long(web: TestClient):
     ("/api/collections/plain/features", 400, "NO_FEATURES", "field"),
     (f"{FEATURES}?field=none", 404, "UNKNOWN_FIELD", "field"),
     (f"{FEATURES}?field=bm25", 400, "INVALID_QUERY", "field"),
+    ("/api/collections/plain/map", 400, "NO_FEATURES", "field"),
+    ("/api/collections/none/map", 404, "UNKNOWN_COLLECTION", "name"),
+    (f"/api/collections/{COLLECTION}/map?field=none", 404, "UNKNOWN_FIELD", "field"),
+    (f"/api/collections/{COLLECTION}/map?field=bm25", 400, "INVALID_QUERY", "field"),
+    (f"/api/collections/{COLLECTION}/map?size=1", 400, "INVALID_ARGUMENT", "size"),
     (f"{FEATURES}?size=0", 400, "INVALID_ARGUMENT", "size"),
     (f"{FEATURES}?size=many", 400, "INVALID_ARGUMENT", "size"),
     (f"{FEATURES}/100000", 404, "UNKNOWN_FEATURE", "index"),

@@ -24,9 +24,10 @@ pytest.importorskip("uvicorn")
 
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
+from sparsight.retrieval.collection import Collection
 from sparsight.retrieval.engine import Database
 from sparsight.service.web import WebServer
-from sparsight.types import Edit, Query
+from sparsight.types import Edit, FeatureFamily, Query
 
 sys.path.append(str(Path(__file__).parent))
 
@@ -275,6 +276,220 @@ def test_a_feature_can_be_required(visit: Visit, database: Database):
     assert ids(page) == expected and len(expected) < 100
 
 
+def test_a_family_is_steered_as_one(visit: Visit, database: Database, monkeypatch: pytest.MonkeyPatch):
+    """So small a collection has none: one is put in, of its own features."""
+    parent, *children = database[COLLECTION].features().features[:4]
+    family = FeatureFamily(parent, tuple(children), (parent.index,) * 3, (0.5,) * 3)
+    monkeypatch.setattr(Collection, "families", lambda *_, **__: (family,))
+    page = visit.open(f"?c={COLLECTION}&q=cat&by=dense&e={parent.index}:boost:-2")
+    page.locator(".slider").get_by_text("About").click()
+    button = page.get_by_role("button", name="Steer all")
+    expect(button).to_have_attribute("title", re.compile(r"these 4 features, all at \+1\.00"))
+    button.click()
+    expect(page.locator(".slider output")).to_have_text(["+1.00"] * 4)
+    numbers = page.locator(".slider").evaluate_all("all => all.map((one) => Number(one.dataset.feature))")
+    assert numbers == [feature.index for feature in (parent, *children)]
+    page.go_back()  # one step of the history
+    expect(page.locator(".slider output")).to_have_text(["−2.00"])
+
+
+# --- profiles and examples ----------------------------------------------------------------------------------------
+
+
+def test_a_profile_steers_and_is_in_the_link(visit: Visit, database: Database):
+    collection = database[COLLECTION]
+    page = visit.open(f"?c={COLLECTION}&q=cat&by=dense")
+    plain = ids(page)
+    expect(page.locator("#profile-choice")).to_be_hidden()  # there are none
+    edits = [Edit(feature.index, "boost", 3.0) for feature in collection.features().features[20:23]]
+    collection.save_profile("mine", edits, note="for a test")
+    try:
+        page.reload()
+        page.get_by_label("Profile").select_option("mine")
+        expect(page.get_by_label("Profile").locator("option")).to_have_text(["none", "mine (3 edits)"])
+        expect(page.get_by_role("status").first).to_contain_text("moved by steering")
+        steered = collection.search(Query("cat", ["dense"], edits=edits)).ids
+        assert ids(page) == steered != plain
+        assert parse_qs(urlsplit(page.url).query)["profile"] == ["mine"]
+        fresh = visit.open("?" + urlsplit(page.url).query + "@1")  # that version for good
+        expect(fresh.get_by_label("Profile")).to_have_value("mine@1")
+        assert ids(fresh) == steered and fresh.url.endswith("profile=mine@1")
+        page.get_by_label("Profile").select_option("")
+        expect(page.get_by_role("status").first).not_to_contain_text("steering")
+        assert ids(page) == plain and "profile" not in page.url
+    finally:
+        collection.drop_profile("mine")
+
+
+def test_examples_become_sliders(visit: Visit, database: Database):
+    page = visit.open(f"?c={COLLECTION}&q=cat&by=dense")
+    found = ids(page)
+    hits, panel = page.locator(".hit"), page.locator("#examples")
+    expect(panel).to_be_hidden()
+    less = hits.nth(0).get_by_role("button", name="Less like this")
+    less.click()
+    expect(less).to_have_attribute("aria-pressed", "true")
+    expect(panel).to_contain_text("Mark a hit as “more like this”, too.")
+    for place in (4, 7):
+        hits.nth(place).get_by_role("button", name="More like this").click()
+    expected = database[COLLECTION].find_features([found[4], found[7]], [found[0]], count=12)
+    expect(page.locator("#example-features li")).to_have_count(len(expected))
+    texts = page.locator("#example-features .number").all_text_contents()
+    strengths = [float(text.replace("−", "-")) for text in texts]
+    assert strengths == pytest.approx([item.edit(0.4).strength for item in expected], abs=0.0051)
+    page.get_by_role("button", name="Steer towards them").click()
+    expect(page.locator(".slider")).to_have_count(len(expected))
+    expect(page.get_by_role("status").first).to_contain_text("moved by steering")
+    edits = [Edit(item.feature.index, "boost", round(item.edit(0.4).strength, 2)) for item in expected]
+    assert ids(page) == database[COLLECTION].search(Query("cat", ["dense"], edits=edits)).ids
+    link = parse_qs(urlsplit(page.url).query)["e"]
+    assert [float(edit.split(":")[2]) for edit in link] == [edit.strength for edit in edits]
+    fresh = visit.open("?" + urlsplit(page.url).query)
+    assert ids(fresh) == ids(page) and fresh.url == page.url
+    # Other examples take the place of these; what was moved by hand stays.
+    moved = page.locator(".slider").first
+    moved.get_by_role("slider").press("End")
+    number = str(moved.get_attribute("data-feature"))
+    page.get_by_role("button", name="Remove the example").last.click()
+    expected = database[COLLECTION].find_features([found[4]], [found[0]], count=12)
+    with_hand = {number} | {str(item.feature.index) for item in expected}
+    expect(page.locator("#example-features .number")).to_have_text(
+        [f"{item.edit(0.4).strength:+.2f}".replace("-", "−") for item in expected])
+    page.get_by_role("button", name="Steer towards them").click()
+    expect(page.locator(".slider")).to_have_count(len(with_hand))
+    page.get_by_role("button", name="Forget them").click()
+    expect(panel).to_be_hidden()
+    assert page.locator(".marks [aria-pressed=true]").count() == 0
+
+
+# --- the map ------------------------------------------------------------------------------------------------------
+
+
+def open_map(page: Page) -> list[dict[str, Any]]:
+    """Opens the map, and gives its points with their places in the picture, by feature."""
+    with page.expect_response("**/map*") as answer:
+        page.get_by_role("heading", name="Map").click()
+    expect(page.locator("#map-canvas")).to_be_visible()
+    width, height = page.locator("#map-canvas").evaluate("canvas => [canvas.clientWidth, canvas.clientHeight]")
+    unit = 0.93 * min(width, height) / 2
+    return [{**point, "left": width / 2 + unit * point["x"], "top": height / 2 - unit * point["y"]}
+            for point in answer.value.json()["points"]]
+
+
+def lone(points: list[dict[str, Any]]) -> dict[str, Any]:
+    """The point farthest from all others, which the pointer cannot miss."""
+    return max(points, key=lambda one: min(abs(one["left"] - other["left"]) + abs(one["top"] - other["top"])
+                                           for other in points if other is not one))
+
+
+def ink(page: Page) -> int:
+    """Pixels of the picture that are not transparent, once it has been drawn."""
+    return int(page.evaluate("""() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => {
+        const canvas = document.getElementById("map-canvas");
+        const {data} = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+        done(data.filter((value, at) => at % 4 === 3 && value > 0).length);
+    })))"""))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_click_on_the_map_makes_a_slider(visit: Visit, database: Database, scheme: str):
+    asked: list[str] = []
+    page = visit.open(f"?c={COLLECTION}&q=cat&by=dense", color_scheme=scheme)
+    page.on("request", lambda request: asked.append(request.url))
+    ids(page)
+    assert not [url for url in asked if "/map" in url]  # only when it is opened
+    points = open_map(page)
+    assert len(points) == len(database[COLLECTION].feature_map().points)
+    plain = ink(page)
+    assert plain > 200
+    point, canvas = lone(points), page.locator("#map-canvas")
+    canvas.hover(position={"x": point["left"], "y": point["top"]})
+    expect(page.locator("#map-tip")).to_contain_text(point["label"] or f"feature {point['index']}")
+    canvas.click(position={"x": point["left"], "y": point["top"]})
+    expect(page.locator(f".slider[data-feature='{point['index']}']")).to_be_visible()
+    page.mouse.move(0, 0)
+    expect(page.locator("#map-tip")).to_be_hidden()
+    canvas.click(position={"x": point["left"], "y": point["top"]})
+    expect(page.get_by_role("slider")).to_be_focused()  # there is one already
+    expect(page.locator(".slider")).to_have_count(1)
+    page.get_by_role("heading", name="Map").click()
+    page.get_by_role("heading", name="Map").click()
+    expect(canvas).to_be_visible()
+    assert len([url for url in asked if "/map" in url]) == 1
+
+
+def test_the_map_by_keyboard(visit: Visit):
+    page = visit.open(f"?c={COLLECTION}&q=cat")
+    points = {point["label"] or f"feature {point['index']}": point for point in open_map(page)}
+    page.locator("#map-canvas").focus()
+    seen = []
+    for key in ("ArrowRight", "ArrowRight", "ArrowDown", "ArrowLeft", "ArrowUp"):
+        before = page.locator("#map-said").inner_text()
+        page.keyboard.press(key)
+        expect(page.locator("#map-said")).not_to_have_text(before)
+        seen.append(next(point for name, point in points.items()
+                         if page.locator("#map-said").inner_text().startswith(f"{name}, on ")))
+    assert seen[1]["x"] > seen[0]["x"] and seen[2]["y"] < seen[1]["y"]
+    assert seen[3]["x"] < seen[2]["x"] and seen[4]["y"] > seen[3]["y"]
+    page.keyboard.press("Enter")
+    expect(page.locator(f".slider[data-feature='{seen[4]['index']}']")).to_be_visible()
+    expect(page.locator("#map-canvas")).to_be_focused()
+    assert page.locator(".hit:focus").count() == 0
+
+
+def test_the_map_zooms_pans_and_grows(visit: Visit):
+    page = visit.open(f"?c={COLLECTION}&q=cat")
+    point = lone(open_map(page))
+    canvas, tip = page.locator("#map-canvas"), page.locator("#map-tip")
+    name = point["label"] or f"feature {point['index']}"
+    at = {"x": point["left"], "y": point["top"]}
+    canvas.hover(position=at)
+    page.mouse.wheel(0, -300)  # nearer, around the pointer
+    page.mouse.move(0, 0)
+    canvas.hover(position=at)
+    expect(tip).to_contain_text(name)
+    box = canvas.bounding_box()
+    assert box is not None
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, steps=4)
+    page.mouse.up()
+    expect(page.locator(".slider")).to_have_count(0)  # that was no click
+    page.mouse.move(0, 0)
+    expect(tip).to_be_hidden()
+    canvas.hover()
+    expect(tip).to_contain_text(name)  # it was dragged to the middle
+    page.get_by_role("button", name="All", exact=True).click()
+    canvas.hover(position=at)
+    expect(tip).to_contain_text(name)
+    page.get_by_role("button", name="Nearer").click()
+    page.get_by_role("button", name="Farther").click()
+    canvas.hover(position=at)
+    expect(tip).to_contain_text(name)
+    page.get_by_role("button", name="Larger").click()
+    wide = canvas.bounding_box()
+    assert wide is not None and wide["width"] > 2 * box["width"] and wide["height"] > 2 * box["height"]
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("button", name="Larger")).to_be_visible()
+
+
+def test_the_map_in_words(visit: Visit, database: Database):
+    page = visit.open(f"?c={COLLECTION}&q=cat")
+    open_map(page)
+    found = database[COLLECTION].feature_map()
+    groups = page.locator("#map-lobes > li")
+    alone = any(point.lobe < 0 for point in found.points)
+    assert groups.count() == len(found.lobes) + alone
+    first = [point for point in found.points if point.lobe == 0]
+    expect(groups.first).to_contain_text(str(len(first)))
+    groups.first.locator("summary").click()
+    frequent = max(first, key=lambda point: point.density)
+    button = groups.first.get_by_role("button").first
+    expect(button).to_have_attribute("data-feature", str(frequent.index))
+    button.click()
+    expect(button).to_have_attribute("aria-pressed", "true")
+    expect(page.locator(f".slider[data-feature='{frequent.index}']")).to_be_visible()
+
+
 # --- links --------------------------------------------------------------------------------------------------------
 
 
@@ -395,6 +610,7 @@ def test_a_collection_without_features(visit: Visit):
     page = visit.open("?c=plain&q=cat")
     expect(page.locator(".hit")).to_have_count(1)
     expect(page.locator("#finder-status")).to_contain_text("no features yet")
+    expect(page.locator("#map")).to_be_hidden()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

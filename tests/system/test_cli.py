@@ -24,8 +24,8 @@ from sparsight.service.commands.rendering import bar
 from sparsight.service.commands.searching import parse_retriever
 from sparsight.types import BM25Field, DenseField, Retriever, SAEField, SparseField, SparseVector
 
-COMMANDS = ["demo", "serve", "index", "search", "features", "train-sae", "train-splade", "eval", "eval-sae", "verify",
-            "repair", "version"]
+COMMANDS = ["demo", "serve", "index", "search", "features", "train-sae", "name-features", "train-splade", "eval",
+            "eval-sae", "verify", "repair", "version"]
 
 PAPERS = [
     {"_id": "sparse", "title": "Sparse coding", "text": "Simple cells learn a sparse code of images.", "year": 1996},
@@ -288,6 +288,25 @@ def test_required_features(cli_json, featured):
     by_words = cli_json("search", "violin galaxy grammar", "-f", "bm25", "--require", "galaxy:0", "-k", "300")
     assert [hit["id"] for hit in by_words["hits"]] == [hit["id"] for hit in found["hits"]]
     assert cli_json("search", "x", "--boost", "galaxy:much", code=1)["error"]["reason"] == "INVALID_QUERY"
+
+
+def test_features_are_named_anew(cli, cli_json, featured):
+    assert featured["report"]["field"] == "sae"
+    report = cli_json("name-features")["report"]
+    assert 3 <= report["named"] == report["by contrast"] <= report["features"] <= 24
+    out, _ = cli("name-features", "--field", "sae")
+    assert "named the features of topics" in out and "by contrast" in out
+    (feature, *_) = cli_json("features", "galaxy")["features"]
+    assert feature["label_source"] == "contrast" and sum(feature["histogram"]) > 0
+    out, _ = cli("features", "--feature", feature["index"])
+    assert "label by contrast" in out and f"({sum(feature['histogram'])} passages)" in out
+    assert cli_json("name-features", "--field", "bm25", code=1)["error"]["field"] == "field"
+    for wrong in (["--endpoint", "http://127.0.0.1:1/v1"], ["--model", "m"], ["--key-variable", "X"]):
+        assert cli_json("name-features", *wrong, code=2)["error"]["field"] == "--endpoint"
+    asked = ["--endpoint", "http://127.0.0.1:1/v1", "--model", "m"]
+    assert "sparse field with an encoder" in cli_json("name-features", *asked, code=1)["error"]["message"]
+    assert cli_json("name-features", *asked, "--key-variable", "NO_SUCH_KEY", code=1)["error"]["reason"] == "NO_KEY"
+    assert cli_json("name-features", *asked, "--server", "127.0.0.1:1", code=2)["error"]["field"] == "--endpoint"
 
 
 def test_an_sae_field_is_trained_as_it_shall_weight(cli_json, featured, tmp_path):

@@ -33,6 +33,10 @@ class Feature(_message.Message):
     EXAMPLES_FIELD_NUMBER: _builtins.int
     FIELD_FIELD_NUMBER: _builtins.int
     HISTORY_FIELD_NUMBER: _builtins.int
+    LABEL_SOURCE_FIELD_NUMBER: _builtins.int
+    QUALITY_FIELD_NUMBER: _builtins.int
+    HISTOGRAM_FIELD_NUMBER: _builtins.int
+    STABILITY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `collections/{collection}/fields/{field}/features/{index}`."""
     index: _builtins.int
@@ -45,6 +49,10 @@ class Feature(_message.Message):
     """The 90 % quantile of its positive activations: the unit of steering strength. Zero: it never fired."""
     field: _builtins.str
     """Name of the SAE field."""
+    label_source: _builtins.str
+    """Where the label is from: "contrast", "matched", "expansion", "nearest", "model" or "user". Empty: nobody knows."""
+    stability: _builtins.float
+    """Share of other trainings that found the feature again, 0 to 1. Absent: there was one training."""
     @_builtins.property
     def examples(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Ids of documents on which it fires most. Empty: none are kept."""
@@ -52,6 +60,14 @@ class Feature(_message.Message):
     @_builtins.property
     def history(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Labels that it had before, the one that it came with first. Empty: it was never renamed."""
+
+    @_builtins.property
+    def quality(self) -> Global___LabelQuality:
+        """How good the label is. Absent: nothing judged it."""
+
+    @_builtins.property
+    def histogram(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Passages by activation, in ten equal parts of what lies between 0 and the largest. Empty: not known."""
 
     def __init__(
         self,
@@ -64,14 +80,69 @@ class Feature(_message.Message):
         examples: _abc.Iterable[_builtins.str] | None = ...,
         field: _builtins.str = ...,
         history: _abc.Iterable[_builtins.str] | None = ...,
+        label_source: _builtins.str = ...,
+        quality: Global___LabelQuality | None = ...,
+        histogram: _abc.Iterable[_builtins.int] | None = ...,
+        stability: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_stability", b"_stability", "quality", b"quality", "stability", b"stability"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["density", b"density", "examples", b"examples", "field", b"field", "history", b"history", "index", b"index", "label", b"label", "name", b"name", "scale", b"scale"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_stability", b"_stability", "density", b"density", "examples", b"examples", "field", b"field", "histogram", b"histogram", "history", b"history", "index", b"index", "label", b"label", "label_source", b"label_source", "name", b"name", "quality", b"quality", "scale", b"scale", "stability", b"stability"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__stability: _TypeAlias = _typing.Literal["stability"]  # noqa: Y015
+    _WhichOneofArgType__stability: _TypeAlias = _typing.Literal["_stability", b"_stability"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__stability) -> _WhichOneofReturnType__stability | None: ...
 
 Global___Feature: _TypeAlias = Feature  # noqa: Y015
+
+@_typing.final
+class LabelQuality(_message.Message):
+    """How well a label says which passages its feature fires on, judged on passages that it was not made from."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DETECTION_FIELD_NUMBER: _builtins.int
+    STRONG_DETECTION_FIELD_NUMBER: _builtins.int
+    CORRELATION_FIELD_NUMBER: _builtins.int
+    INTRUDER_FIELD_NUMBER: _builtins.int
+    detection: _builtins.float
+    """Chance that a passage which fires the feature suits the label better than one that does not. Absent: too few."""
+    strong_detection: _builtins.float
+    """The same of passages with more than half of the largest activation. Absent: too few."""
+    correlation: _builtins.float
+    """Correlation of activations with how much passages suit the label, -1 to 1. Absent: too few."""
+    intruder: _builtins.float
+    """How often one passage in five that does not fire the feature suits the label least. Absent: too few."""
+    def __init__(
+        self,
+        *,
+        detection: _builtins.float | None = ...,
+        strong_detection: _builtins.float | None = ...,
+        correlation: _builtins.float | None = ...,
+        intruder: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_correlation", b"_correlation", "_detection", b"_detection", "_intruder", b"_intruder", "_strong_detection", b"_strong_detection", "correlation", b"correlation", "detection", b"detection", "intruder", b"intruder", "strong_detection", b"strong_detection"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_correlation", b"_correlation", "_detection", b"_detection", "_intruder", b"_intruder", "_strong_detection", b"_strong_detection", "correlation", b"correlation", "detection", b"detection", "intruder", b"intruder", "strong_detection", b"strong_detection"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__correlation: _TypeAlias = _typing.Literal["correlation"]  # noqa: Y015
+    _WhichOneofArgType__correlation: _TypeAlias = _typing.Literal["_correlation", b"_correlation"]  # noqa: Y015
+    _WhichOneofReturnType__detection: _TypeAlias = _typing.Literal["detection"]  # noqa: Y015
+    _WhichOneofArgType__detection: _TypeAlias = _typing.Literal["_detection", b"_detection"]  # noqa: Y015
+    _WhichOneofReturnType__intruder: _TypeAlias = _typing.Literal["intruder"]  # noqa: Y015
+    _WhichOneofArgType__intruder: _TypeAlias = _typing.Literal["_intruder", b"_intruder"]  # noqa: Y015
+    _WhichOneofReturnType__strong_detection: _TypeAlias = _typing.Literal["strong_detection"]  # noqa: Y015
+    _WhichOneofArgType__strong_detection: _TypeAlias = _typing.Literal["_strong_detection", b"_strong_detection"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__correlation) -> _WhichOneofReturnType__correlation | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__detection) -> _WhichOneofReturnType__detection | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__intruder) -> _WhichOneofReturnType__intruder | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__strong_detection) -> _WhichOneofReturnType__strong_detection | None: ...
+
+Global___LabelQuality: _TypeAlias = LabelQuality  # noqa: Y015
 
 @_typing.final
 class ListFeaturesRequest(_message.Message):
@@ -565,6 +636,130 @@ class FindFeatureFamiliesResponse(_message.Message):
 Global___FindFeatureFamiliesResponse: _TypeAlias = FindFeatureFamiliesResponse  # noqa: Y015
 
 @_typing.final
+class MapPoint(_message.Message):
+    """A feature's place on a map."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    X_FIELD_NUMBER: _builtins.int
+    Y_FIELD_NUMBER: _builtins.int
+    LOBE_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    DENSITY_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """Index of the feature. Zero is a feature like any other."""
+    x: _builtins.float
+    """Place from left to right, -1 to 1. Only distances mean anything."""
+    y: _builtins.float
+    """Place from the bottom to the top, -1 to 1."""
+    lobe: _builtins.int
+    """Place of its lobe in `lobes`. Zero: the largest one. -1: it is in none."""
+    label: _builtins.str
+    """Its most telling words. Empty: none were found."""
+    density: _builtins.float
+    """Share of training passages it fires on, above 0 and at most 1."""
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        x: _builtins.float = ...,
+        y: _builtins.float = ...,
+        lobe: _builtins.int = ...,
+        label: _builtins.str = ...,
+        density: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["density", b"density", "index", b"index", "label", b"label", "lobe", b"lobe", "x", b"x", "y", b"y"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MapPoint: _TypeAlias = MapPoint  # noqa: Y015
+
+@_typing.final
+class MapLobe(_message.Message):
+    """Features that fire together."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LABEL_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    label: _builtins.str
+    """Words that mark its features' labels. Empty: they have none."""
+    size: _builtins.int
+    """Number of features on the map that are in it. Never zero."""
+    def __init__(
+        self,
+        *,
+        label: _builtins.str = ...,
+        size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["label", b"label", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MapLobe: _TypeAlias = MapLobe  # noqa: Y015
+
+@_typing.final
+class GetFeatureMapRequest(_message.Message):
+    """Request of GetFeatureMap."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """`collections/{collection}/fields/{field}`, {field} `-` for the only SAE field. Empty: refused."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetFeatureMapRequest: _TypeAlias = GetFeatureMapRequest  # noqa: Y015
+
+@_typing.final
+class GetFeatureMapResponse(_message.Message):
+    """Response of GetFeatureMap."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POINTS_FIELD_NUMBER: _builtins.int
+    LOBES_FIELD_NUMBER: _builtins.int
+    FIELD_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    """Name of the SAE field."""
+    @_builtins.property
+    def points(self) -> _containers.RepeatedCompositeFieldContainer[Global___MapPoint]:
+        """Features that ever fired, at most the 8,192 most frequent, by index. Empty: none fired."""
+
+    @_builtins.property
+    def lobes(self) -> _containers.RepeatedCompositeFieldContainer[Global___MapLobe]:
+        """The largest first. Empty: no features fire together."""
+
+    def __init__(
+        self,
+        *,
+        points: _abc.Iterable[Global___MapPoint] | None = ...,
+        lobes: _abc.Iterable[Global___MapLobe] | None = ...,
+        field: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "lobes", b"lobes", "points", b"points"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetFeatureMapResponse: _TypeAlias = GetFeatureMapResponse  # noqa: Y015
+
+@_typing.final
 class WordShare(_message.Message):
     """A word of a text and its part in something."""
 
@@ -773,6 +968,7 @@ class TrainSaeRequest(_message.Message):
     WEIGHTING_FIELD_NUMBER: _builtins.int
     K1_FIELD_NUMBER: _builtins.int
     RESCORE_FIELD_NUMBER: _builtins.int
+    SEEDS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The SAE field to fill, `collections/{collection}/fields/{field}`. Empty: refused."""
     source: _builtins.str
@@ -795,6 +991,8 @@ class TrainSaeRequest(_message.Message):
     """Saturation of documents' weights under BM25, 0 to 100. Absent: 1.2. Zero: every weight of a latent is the same."""
     rescore: _builtins.int
     """Documents that the field finds by those weights and scores with all, at most 10,000. Absent: 50. Zero: none."""
+    seeds: _builtins.int
+    """Trainings, of seeds one after another, at most 16: those after the first tell which features are found again. Zero: 1."""
     def __init__(
         self,
         *,
@@ -809,10 +1007,11 @@ class TrainSaeRequest(_message.Message):
         weighting: _collections_pb2.SaeWeighting.ValueType = ...,
         k1: _builtins.float | None = ...,
         rescore: _builtins.int | None = ...,
+        seeds: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_k", b"_k", "_k1", b"_k1", "_max_query_terms", b"_max_query_terms", "_rescore", b"_rescore", "k", b"k", "k1", b"k1", "max_query_terms", b"max_query_terms", "rescore", b"rescore"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_k", b"_k", "_k1", b"_k1", "_max_query_terms", b"_max_query_terms", "_rescore", b"_rescore", "epochs", b"epochs", "k", b"k", "k1", b"k1", "max_query_terms", b"max_query_terms", "n_latents", b"n_latents", "name", b"name", "rescore", b"rescore", "scorer", b"scorer", "seed", b"seed", "source", b"source", "weighting", b"weighting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_k", b"_k", "_k1", b"_k1", "_max_query_terms", b"_max_query_terms", "_rescore", b"_rescore", "epochs", b"epochs", "k", b"k", "k1", b"k1", "max_query_terms", b"max_query_terms", "n_latents", b"n_latents", "name", b"name", "rescore", b"rescore", "scorer", b"scorer", "seed", b"seed", "seeds", b"seeds", "source", b"source", "weighting", b"weighting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__k: _TypeAlias = _typing.Literal["k"]  # noqa: Y015
     _WhichOneofArgType__k: _TypeAlias = _typing.Literal["_k", b"_k"]  # noqa: Y015
@@ -832,3 +1031,25 @@ class TrainSaeRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__rescore) -> _WhichOneofReturnType__rescore | None: ...
 
 Global___TrainSaeRequest: _TypeAlias = TrainSaeRequest  # noqa: Y015
+
+@_typing.final
+class NameFeaturesRequest(_message.Message):
+    """Request of NameFeatures."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The SAE field, `collections/{collection}/fields/{field}`, {field} `-` for the only one. Empty: refused."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NameFeaturesRequest: _TypeAlias = NameFeaturesRequest  # noqa: Y015

@@ -70,6 +70,11 @@ class FeatureServiceStub:
                 request_serializer=sparsight_dot_v1_dot_features__pb2.FindFeatureFamiliesRequest.SerializeToString,
                 response_deserializer=sparsight_dot_v1_dot_features__pb2.FindFeatureFamiliesResponse.FromString,
                 _registered_method=True)
+        self.GetFeatureMap = channel.unary_unary(
+                '/sparsight.v1.FeatureService/GetFeatureMap',
+                request_serializer=sparsight_dot_v1_dot_features__pb2.GetFeatureMapRequest.SerializeToString,
+                response_deserializer=sparsight_dot_v1_dot_features__pb2.GetFeatureMapResponse.FromString,
+                _registered_method=True)
         self.ExplainFeatures = channel.unary_unary(
                 '/sparsight.v1.FeatureService/ExplainFeatures',
                 request_serializer=sparsight_dot_v1_dot_features__pb2.ExplainFeaturesRequest.SerializeToString,
@@ -83,6 +88,11 @@ class FeatureServiceStub:
         self.TrainSae = channel.unary_unary(
                 '/sparsight.v1.FeatureService/TrainSae',
                 request_serializer=sparsight_dot_v1_dot_features__pb2.TrainSaeRequest.SerializeToString,
+                response_deserializer=google_dot_longrunning_dot_operations__pb2.Operation.FromString,
+                _registered_method=True)
+        self.NameFeatures = channel.unary_unary(
+                '/sparsight.v1.FeatureService/NameFeatures',
+                request_serializer=sparsight_dot_v1_dot_features__pb2.NameFeaturesRequest.SerializeToString,
                 response_deserializer=google_dot_longrunning_dot_operations__pb2.Operation.FromString,
                 _registered_method=True)
 
@@ -137,6 +147,13 @@ class FeatureServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetFeatureMap(self, request, context):
+        """A map of a field's features in the plane. The first call of a collection takes some seconds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ExplainFeatures(self, request, context):
         """Tells which words of a document's passage fired features. Encodes the passage again.
         """
@@ -156,6 +173,13 @@ class FeatureServiceServicer:
         poll the returned operation.
         buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def NameFeatures(self, request, context):
+        """Names the features of an SAE field anew, from the collection's own passages; labels that users gave stay.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -194,6 +218,11 @@ def add_FeatureServiceServicer_to_server(servicer, server):
                     request_deserializer=sparsight_dot_v1_dot_features__pb2.FindFeatureFamiliesRequest.FromString,
                     response_serializer=sparsight_dot_v1_dot_features__pb2.FindFeatureFamiliesResponse.SerializeToString,
             ),
+            'GetFeatureMap': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetFeatureMap,
+                    request_deserializer=sparsight_dot_v1_dot_features__pb2.GetFeatureMapRequest.FromString,
+                    response_serializer=sparsight_dot_v1_dot_features__pb2.GetFeatureMapResponse.SerializeToString,
+            ),
             'ExplainFeatures': grpc.unary_unary_rpc_method_handler(
                     servicer.ExplainFeatures,
                     request_deserializer=sparsight_dot_v1_dot_features__pb2.ExplainFeaturesRequest.FromString,
@@ -207,6 +236,11 @@ def add_FeatureServiceServicer_to_server(servicer, server):
             'TrainSae': grpc.unary_unary_rpc_method_handler(
                     servicer.TrainSae,
                     request_deserializer=sparsight_dot_v1_dot_features__pb2.TrainSaeRequest.FromString,
+                    response_serializer=google_dot_longrunning_dot_operations__pb2.Operation.SerializeToString,
+            ),
+            'NameFeatures': grpc.unary_unary_rpc_method_handler(
+                    servicer.NameFeatures,
+                    request_deserializer=sparsight_dot_v1_dot_features__pb2.NameFeaturesRequest.FromString,
                     response_serializer=google_dot_longrunning_dot_operations__pb2.Operation.SerializeToString,
             ),
     }
@@ -388,6 +422,33 @@ class FeatureService:
             _registered_method=True)
 
     @staticmethod
+    def GetFeatureMap(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sparsight.v1.FeatureService/GetFeatureMap',
+            sparsight_dot_v1_dot_features__pb2.GetFeatureMapRequest.SerializeToString,
+            sparsight_dot_v1_dot_features__pb2.GetFeatureMapResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ExplainFeatures(request,
             target,
             options=(),
@@ -457,6 +518,33 @@ class FeatureService:
             target,
             '/sparsight.v1.FeatureService/TrainSae',
             sparsight_dot_v1_dot_features__pb2.TrainSaeRequest.SerializeToString,
+            google_dot_longrunning_dot_operations__pb2.Operation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def NameFeatures(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sparsight.v1.FeatureService/NameFeatures',
+            sparsight_dot_v1_dot_features__pb2.NameFeaturesRequest.SerializeToString,
             google_dot_longrunning_dot_operations__pb2.Operation.FromString,
             options,
             channel_credentials,

@@ -51,6 +51,8 @@ class FeatureServiceStub:
     """Compares two documents by their features."""
     FindFeatureFamilies: _grpc.UnaryUnaryMultiCallable[_features_pb2.FindFeatureFamiliesRequest, _features_pb2.FindFeatureFamiliesResponse]
     """Families of features that fire together. The first call of a collection takes some seconds."""
+    GetFeatureMap: _grpc.UnaryUnaryMultiCallable[_features_pb2.GetFeatureMapRequest, _features_pb2.GetFeatureMapResponse]
+    """A map of a field's features in the plane. The first call of a collection takes some seconds."""
     ExplainFeatures: _grpc.UnaryUnaryMultiCallable[_features_pb2.ExplainFeaturesRequest, _features_pb2.ExplainFeaturesResponse]
     """Tells which words of a document's passage fired features. Encodes the passage again."""
     RenameFeature: _grpc.UnaryUnaryMultiCallable[_features_pb2.RenameFeatureRequest, _features_pb2.RenameFeatureResponse]
@@ -61,6 +63,8 @@ class FeatureServiceStub:
     buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
     buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
     """
+    NameFeatures: _grpc.UnaryUnaryMultiCallable[_features_pb2.NameFeaturesRequest, _operations_pb2.Operation]
+    """Names the features of an SAE field anew, from the collection's own passages; labels that users gave stay."""
 
 @_typing.type_check_only
 class FeatureServiceAsyncStub(FeatureServiceStub):
@@ -84,6 +88,8 @@ class FeatureServiceAsyncStub(FeatureServiceStub):
     """Compares two documents by their features."""
     FindFeatureFamilies: _aio.UnaryUnaryMultiCallable[_features_pb2.FindFeatureFamiliesRequest, _features_pb2.FindFeatureFamiliesResponse]  # type: ignore[assignment]
     """Families of features that fire together. The first call of a collection takes some seconds."""
+    GetFeatureMap: _aio.UnaryUnaryMultiCallable[_features_pb2.GetFeatureMapRequest, _features_pb2.GetFeatureMapResponse]  # type: ignore[assignment]
+    """A map of a field's features in the plane. The first call of a collection takes some seconds."""
     ExplainFeatures: _aio.UnaryUnaryMultiCallable[_features_pb2.ExplainFeaturesRequest, _features_pb2.ExplainFeaturesResponse]  # type: ignore[assignment]
     """Tells which words of a document's passage fired features. Encodes the passage again."""
     RenameFeature: _aio.UnaryUnaryMultiCallable[_features_pb2.RenameFeatureRequest, _features_pb2.RenameFeatureResponse]  # type: ignore[assignment]
@@ -94,6 +100,8 @@ class FeatureServiceAsyncStub(FeatureServiceStub):
     buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
     buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
     """
+    NameFeatures: _aio.UnaryUnaryMultiCallable[_features_pb2.NameFeaturesRequest, _operations_pb2.Operation]  # type: ignore[assignment]
+    """Names the features of an SAE field anew, from the collection's own passages; labels that users gave stay."""
 
 class FeatureServiceServicer(metaclass=_abc_1.ABCMeta):
     """Finds and describes the features (interpreted latents) of a collection's sparse autoencoders, and trains these.
@@ -152,6 +160,14 @@ class FeatureServiceServicer(metaclass=_abc_1.ABCMeta):
         """Families of features that fire together. The first call of a collection takes some seconds."""
 
     @_abc_1.abstractmethod
+    def GetFeatureMap(
+        self,
+        request: _features_pb2.GetFeatureMapRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_features_pb2.GetFeatureMapResponse, _abc.Awaitable[_features_pb2.GetFeatureMapResponse]]:
+        """A map of a field's features in the plane. The first call of a collection takes some seconds."""
+
+    @_abc_1.abstractmethod
     def ExplainFeatures(
         self,
         request: _features_pb2.ExplainFeaturesRequest,
@@ -178,5 +194,13 @@ class FeatureServiceServicer(metaclass=_abc_1.ABCMeta):
         buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
         """
+
+    @_abc_1.abstractmethod
+    def NameFeatures(
+        self,
+        request: _features_pb2.NameFeaturesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operations_pb2.Operation, _abc.Awaitable[_operations_pb2.Operation]]:
+        """Names the features of an SAE field anew, from the collection's own passages; labels that users gave stay."""
 
 def add_FeatureServiceServicer_to_server(servicer: FeatureServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
-from sparsight.encoders.sae.labels import _z_scores, label_features, top_examples, word_counts
+from sparsight.encoders.sae.labels import (
+    _z_scores,
+    label_features,
+    strongest_codes,
+    top_examples,
+    word_counts,
+)
 from sparsight.errors import ShapeError
 
 FILLER = [
@@ -59,9 +65,22 @@ def test_strong_activations_count_more() -> None:
     assert label_features(codes, texts) == ["lion, tiger"]
 
 
+def test_strongest_codes_by_hand() -> None:
+    codes = csr_matrix(np.array([[1, 3, 2, 0], [2, 2, 2, 0], [0, 0, 0, 0], [5, 4, 0, 1]], np.float32))
+    # The last latent is in no row's two strongest, and so kept where it is.
+    assert strongest_codes(codes, 2).toarray().tolist() == [[0, 3, 2, 0], [2, 2, 0, 0], [0, 0, 0, 0], [5, 4, 0, 1]]
+    assert (strongest_codes(codes, 3) != codes).nnz == 0
+    rng = np.random.default_rng(0)
+    dense = rng.random((50, 30)).astype(np.float32) * (rng.random((50, 30)) < 0.5)
+    kept = strongest_codes(csr_matrix(dense), 4).toarray()
+    for row, of in zip(dense, kept, strict=True):
+        assert sorted(of[of > 0])[-4:] == sorted(row)[-4:]
+    assert ((kept > 0).any(0) == (dense > 0).any(0)).all()
+
+
 def test_z_scores_by_hand() -> None:
     # Two words; 8 of 10 and 2 of 10 inside, 2 of 10 and 8 of 10 outside, prior of one word each.
-    z = _z_scores(np.array([8.0, 2.0]), np.array([2.0, 8.0]), np.array([1.0, 1.0]))
+    z = _z_scores(np.array([8.0, 2.0]), np.array([2.0, 8.0]), np.array([1.0, 1.0]), (12.0, 12.0))
     expected = (math.log(9 / 3) - math.log(3 / 9)) / math.sqrt(1 / 9 + 1 / 3)
     np.testing.assert_allclose(z, [expected, -expected], rtol=1e-12)
 
