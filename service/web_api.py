@@ -124,7 +124,7 @@ def search(database: Database, call: WebCall) -> Mapping[str, Any]:
 
 def _edit(item: Arguments) -> Edit:
     # Its operation and its range are the engine's to judge, with the path that it gives.
-    operation = cast(Literal["boost", "suppress", "set", "require", "exclude"], item.text("op", "boost"))
+    operation = cast(Literal["boost", "suppress", "set", "clamp", "require", "exclude"], item.text("op", "boost"))
     return Edit(item.integer("feature"), operation, item.number("strength", 1.0), item.text("field"))
 
 
@@ -202,15 +202,17 @@ def find_features(database: Database, call: WebCall) -> Mapping[str, Any]:
 
 
 def get_feature(database: Database, call: WebCall) -> Mapping[str, Any]:
-    """One feature with the titles of the documents it is strongest on."""
+    """One feature with how good its label is, how it fires, and titles of the documents it is strongest on."""
     collection, asked = _collection_of(database, call), call.arguments
     index = Arguments(call.path, from_text=True).integer("feature")
     field = asked.text("field")
     asked.end()
     feature = collection.feature(index, field=field)
     documents = collection.get_many(feature.examples, include=("title",))
-    return {**_feature(feature), "examples": [{"id": item.id, "title": _cut(item.title, _MAX_TITLE)}
-                                              for item in documents]}
+    return {**_feature(feature), "label_source": feature.label_source,
+            "detection": feature.quality.detection if feature.quality else None,
+            "histogram": list(feature.histogram), "stability": feature.stability,
+            "examples": [{"id": item.id, "title": _cut(item.title, _MAX_TITLE)} for item in documents]}
 
 
 def feature_families(database: Database, call: WebCall) -> Mapping[str, Any]:

@@ -1,13 +1,14 @@
 // The features that steer, each with its slider.
 
-import {featureFamilies} from "./api.js";
-import {learn, lookUp, whole} from "./book.js";
+import {fillAbout} from "./about.js";
+import {lookUp, whole} from "./book.js";
 import {byId, h, shortLabel, signed} from "./dom.js";
 import {FINE, isSigned, LIMIT, onSlider, OPERATIONS, STEP} from "./state.js";
 
 const MEANING = {
   boost: "more or less of it",
   set: "exactly this much in the query",
+  clamp: "at most this much in the query",
   require: "only documents with it",
   exclude: "no documents with it",
 };
@@ -71,7 +72,8 @@ export class Sliders {
     const examples = h("ul", {class: "examples"});
     const details = h("details", {class: "more-of"}, h("summary", {}, "About"), examples);
     details.addEventListener("toggle", () => {
-      if (details.open) this.#examples(collection, feature, field, examples);
+      if (!details.open) return;
+      fillAbout(examples, {state, add: (...which) => addOrFocus(state, ...which)}, collection, feature, field);
     });
     const element = h("li", {class: "slider", "data-feature": feature, "data-field": field},
       h("div", {class: "line"}, name, remove),
@@ -111,41 +113,5 @@ export class Sliders {
   #remove(feature, field) {
     this.state.removeEdit(feature, field);
     (document.querySelector("#slider-list .remove") ?? byId("words")).focus();
-  }
-
-  /** A family as a small tree, each feature of which can become a slider. */
-  #family({parent, children, more}, feature) {
-    const name = (item) => item.index === feature ? h("b", {}, shortLabel(item.label, item.index)) : h("button", {
-      type: "button", class: "plain relative", title: item.label, onclick: () => {
-        learn(this.state.view.collection, [item]);
-        addOrFocus(this.state, item.index, item.field);
-      },
-    }, shortLabel(item.label, item.index));
-    const rest = more ? h("li", {class: "fact"}, `and ${more} more`) : null;
-    const all = h("button", {
-      type: "button", class: "plain all",
-      title: `A slider for each of these ${children.length + 1} features, all at +1.00`,
-      onclick: () => {
-        learn(this.state.view.collection, [parent, ...children]);
-        this.state.addEdits([parent, ...children].map(({index, field}) => ({feature: index, field, strength: 1})));
-      },
-    }, "Steer all");
-    return h("li", {class: "family"}, name(parent), " ", all,
-             h("ul", {}, ...children.map((child) => h("li", {}, name(child))), rest));
-  }
-
-  async #examples(collection, feature, field, list) {
-    try {
-      const found = await whole(collection, field, feature);
-      learn(collection, [found]);
-      const facts = [found.label, `on ${(100 * found.density).toPrecision(2)} % of the passages it was trained on`,
-                     `1.00 is an activation of ${found.scale.toPrecision(3)}`].filter(Boolean);
-      list.replaceChildren(...facts.map((text) => h("li", {class: "fact"}, text)),
-                           ...found.examples.map(({id, title}) => h("li", {}, title || id)));
-      const {families} = await featureFamilies(collection, feature, field);
-      list.append(...families.map((family) => this.#family(family, feature)));
-    } catch (error) {
-      list.replaceChildren(h("li", {class: "fact"}, error.message));
-    }
   }
 }

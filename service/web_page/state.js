@@ -3,7 +3,7 @@
 //   ?c=COLLECTION&q=QUERY&k=20&by=FIELD&profile=NAME&e=FEATURE:OP:STRENGTH:SAE_FIELD&e=...
 
 export const KS = [10, 20, 50, 100];
-export const OPERATIONS = ["boost", "set", "require", "exclude"];
+export const OPERATIONS = ["boost", "set", "clamp", "require", "exclude"];
 export const LIMIT = 3;
 export const STEP = 0.25;
 export const FINE = 0.01; // the step of a slider whose strength was found, not set

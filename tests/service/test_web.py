@@ -191,6 +191,8 @@ def test_one_feature_has_titles_of_its_examples(web: TestClient, web_database: D
     assert (answer["index"], answer["field"], answer["scale"]) == (known.index, "sae", known.scale)
     assert [example["id"] for example in answer["examples"]] == list(known.examples) and known.examples
     assert all(example["title"] for example in answer["examples"])
+    assert answer["label_source"] == known.label_source and answer["detection"] is None
+    assert answer["histogram"] == list(known.histogram) and sum(known.histogram) > 0 and answer["stability"] is None
 
 
 def test_families_of_a_feature(web: TestClient, web_database: Database, monkeypatch):

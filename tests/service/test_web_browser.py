@@ -257,7 +257,15 @@ def test_features_are_found_by_words_and_become_sliders(visit: Visit, database: 
         expect(button).to_have_attribute("aria-pressed", "true")
     expect(page.locator(".slider")).to_have_count(2)
     page.locator(".slider").first.get_by_text("About").click()
-    expect(page.locator(".slider").first.locator(".examples")).to_contain_text("Text")
+    about = page.locator(".slider").first.locator(".examples")
+    expect(about).to_contain_text("Text")
+    known = database[COLLECTION].feature(int(expected[0]))
+    if known.label_source == "contrast":
+        expect(about).to_contain_text("named by words of its passages against all others")
+    heights = about.locator(".histogram span").evaluate_all("all => all.map((bar) => bar.offsetHeight)")
+    counts = known.histogram
+    assert len(heights) == 10 and max(heights) > 15
+    assert [height > 0 for height in heights] == [count > 0 for count in counts]
     page.get_by_role("button", name="Set all to 0").click()
     expect(page.locator(".slider output")).to_have_text(["0.00", "0.00"])
     page.get_by_role("button", name="Remove all").click()
