@@ -135,6 +135,7 @@ class Container:
         self.identity: dict[str, Any] = header["identity"]
         self._directory = {entry["name"]: _Entry.of(entry) for entry in header["arrays"]}
         self._checked = bytearray(len(self._crcs))
+        self._whole: dict[str, NDArray[Any]] = {}
 
     def _corrupt(self, what: str, block: int = -1) -> CorruptIndexError:
         return CorruptIndexError(f"{self.path}: {what}; `sparsight repair` rebuilds it", path=self.path, block=block)
@@ -190,6 +191,10 @@ class Container:
 
     def array(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """An array, or rows [start, stop) of it along its first axis; read-only, not copied."""
+        if start == 0 and stop is None:
+            if name not in self._whole:  # looking through its blocks again would take longer than most uses
+                self._whole[name] = self.array(name, 0, self._directory[name].shape[0])
+            return self._whole[name]
         offset, dtype, shape, row_bytes = self._directory[name]
         stop = shape[0] if stop is None else stop
         begin, end = offset + start * row_bytes, offset + stop * row_bytes

@@ -8,7 +8,7 @@ re-ranked SAE leg has the dense score and so is split in that way, by its own SA
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -43,95 +43,101 @@ def explain_hits(
     movements: Sequence[Movement | None] = [None] * count
     if plan.steered:
         movements = _movements(generation, plan, ranking, count, cancel)
+    columns = [_retriever_scores(generation, models, leg, ranking, count, column)
+               for column, leg in enumerate(plan.legs)]
+    return [Explanation(parts, movement) for parts, movement in zip(zip(*columns, strict=True), movements, strict=True)]
+
+
+def _retriever_scores(
+    generation: Generation, models: Mapping[str, DerivedModel], leg: Leg, ranking: Ranking, count: int, column: int
+) -> list[RetrieverScore]:
+    """What one leg gave the first ``count`` candidates."""
+    scores, passages = ranking.scores[:count, column].tolist(), ranking.passages[:count, column].tolist()
+    ranks, shares = ranking.ranks[:count, column].tolist(), ranking.shares[:count, column].tolist()
+    found = [at for at, passage in enumerate(passages) if passage >= 0]
+    places = [(ranking.references[at], passages[at]) for at in found]
+    field, query = leg.scored_by
+    name = leg.field.name if leg.rerank or isinstance(query, ImpactQuery) else _sae_on(generation, field)
+    contributions: Sequence[tuple[Contribution, ...]] = [()] * len(found)
+    if isinstance(query, ImpactQuery):
+        contributions = _impact_contributions(generation, models.get(name), leg, query, places)
+    elif name:
+        contributions = _dense_contributions(generation, models[name], name, field, query, places)
+    parts = dict(zip(found, contributions, strict=True))
     explained = []
-    for position in range(count):
-        parts = tuple(
-            _retriever_score(generation, models, leg, ranking, position, column) for column, leg in enumerate(plan.legs)
-        )
-        explained.append(Explanation(parts, movements[position]))
+    for at, (score, rank, share, passage) in enumerate(zip(scores, ranks, shares, passages, strict=True)):
+        own, rest, dense = parts.get(at, ()), 0.0, 0.0
+        if passage >= 0 and not isinstance(query, ImpactQuery):
+            left = score - sum(item.score for item in own)
+            rest, dense = (0.0, left) if leg.rerank else (left, 0.0)
+        explained.append(RetrieverScore(leg.field.name, score, rank, share, passage, own, rest, dense))
     return explained
 
 
-def _retriever_score(
-    generation: Generation, models: Mapping[str, DerivedModel], leg: Leg, ranking: Ranking, position: int, column: int
-) -> RetrieverScore:
-    score, passage = float(ranking.scores[position, column]), int(ranking.passages[position, column])
-    contributions: tuple[Contribution, ...] = ()
-    rest = dense = 0.0
-    field, query = leg.scored_by
-    if passage >= 0 and isinstance(query, ImpactQuery):
-        model = models.get(leg.field.name)
-        contributions = _impact_contributions(generation, model, leg, query, ranking.references[position], passage)
-    elif passage >= 0:
-        assert not isinstance(query, ImpactQuery)
-        name = leg.field.name if leg.rerank else _sae_on(generation, field)
-        if name:
-            code = _code(generation, models[name], name, field, ranking.references[position], passage)
-            contributions = _dense_contributions(generation, models[name], name, code, query)
-        rest = score - sum(item.score for item in contributions)
-        if leg.rerank:
-            rest, dense = 0.0, rest
-    return RetrieverScore(
-        leg.field.name,
-        score,
-        int(ranking.ranks[position, column]),
-        float(ranking.shares[position, column]),
-        passage,
-        contributions,
-        rest,
-        dense,
-    )
+def _stored(generation: Generation, field: str, places: Sequence[tuple[Reference, int]]
+            ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8], NDArray[np.float64]]:  # fmt: skip
+    """Terms, impacts and weights of passages, one passage after another, and which passage each is of."""
+    rows = [generation.sparse_row(field, *place) for place in places]
+    of = np.repeat(np.arange(len(rows)), [len(ids) for ids, _, _ in rows])
+    if not rows:
+        return of, np.zeros(0, np.int64), np.zeros(0, np.uint8), np.zeros(0)
+    ids, impacts, weights = (np.concatenate(parts) for parts in zip(*rows, strict=True))
+    return of, ids.astype(np.int64), impacts, weights.astype(np.float64)
+
+
+def _in_order(of: NDArray[np.int64], count: int, terms: NDArray[np.int64], label: Callable[[int], str],
+              query: NDArray[np.float64], document: NDArray[np.float64], scores: NDArray[np.float64]
+              ) -> list[tuple[Contribution, ...]]:  # fmt: skip
+    """Contributions of each passage, the largest first, equal ones by lower term."""
+    order = np.lexsort((terms, -np.abs(scores), of))
+    made = [Contribution(term, label(term), *parts) for term, *parts in zip(
+        *(array[order].tolist() for array in (terms, query, document, scores)), strict=True)]
+    ends = np.cumsum(np.bincount(of, minlength=count)).tolist()
+    return [tuple(made[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def _impact_contributions(
-    generation: Generation, model: DerivedModel | None, leg: Leg, query: ImpactQuery, reference: Reference, passage: int
-) -> tuple[Contribution, ...]:
-    ids, impacts, _ = generation.sparse_row(leg.field.name, reference, passage)
-    common, in_query, in_document = np.intersect1d(query.terms, ids, assume_unique=True, return_indices=True)
-    levels, values = impacts[in_document].astype(np.float64), level_values(leg.field, common, model)
-    weights = query.weights[in_query].astype(np.float64) * query.unit  # what one impact level adds to the score
-    found = [
-        Contribution(
-            int(term), leg.label(int(term)), float(weight / value), float(level * value), float(level * weight)
-        )
-        for term, weight, level, value in zip(common, weights, levels, values, strict=True)
-        if level
-    ]
-    return tuple(sorted(found, key=lambda item: (-abs(item.score), item.index)))
+    generation: Generation, model: DerivedModel | None, leg: Leg, query: ImpactQuery,
+    places: Sequence[tuple[Reference, int]],
+) -> list[tuple[Contribution, ...]]:
+    """The terms' parts in exact products of 8-bit weights."""
+    of, ids, impacts, _ = _stored(generation, leg.field.name, places)
+    at = np.minimum(np.searchsorted(query.terms, ids), max(len(query.terms) - 1, 0))
+    common = (query.terms[at] == ids) & (impacts > 0) if len(query.terms) else np.zeros(len(ids), bool)
+    of, ids, levels = of[common], ids[common], impacts[common].astype(np.float64)
+    values = level_values(leg.field, ids, model)
+    weights = query.weights[at[common]].astype(np.float64) * query.unit  # what one impact level adds to the score
+    return _in_order(of, len(places), ids, leg.label, weights / values, levels * values, levels * weights)
 
 
-def _code(generation: Generation, model: DerivedModel, name: str, source: str, reference: Reference, passage: int
-          ) -> tuple[NDArray[np.uint32], NDArray[np.float64]]:  # fmt: skip
-    """Latents and activations of a passage: its vector is in ``source``, its code in the SAE field ``name``.
+def _dense_contributions(
+    generation: Generation, model: DerivedModel, name: str, source: str, query: NDArray[np.float32],
+    places: Sequence[tuple[Reference, int]],
+) -> list[tuple[Contribution, ...]]:
+    """The features' parts in dense products of passages, vectors in ``source`` and codes in the SAE field ``name``.
 
     Postings have ``z / |xhat|`` in float16. A code by pursuit has the values that rebuild the vector best, so the
     length is the one that does, and pursuit, the dearest part of indexing, need not be repeated.
     """
     assert isinstance(model, SAEModel)
-    x, sae = generation.dense_row(source, reference, passage), model.sae
-    latents, _, weights = generation.sparse_row(name, reference, passage)
-    if x is None:
-        return latents[:0], np.zeros(0)
-    if not model.posts_codes or sae.document_mode != "pursuit":
-        code = sae.document_codes(np.asarray(x)[None])
-        return code.indices.astype(np.uint32), code.data.astype(np.float64)
-    rebuilt = weights @ sae.W_dec[latents]
-    length = float(rebuilt @ (x - sae.b_dec)) / max(float(rebuilt @ rebuilt), 1e-30)
-    return latents, weights.astype(np.float64) * length
-
-
-def _dense_contributions(generation: Generation, model: DerivedModel, name: str,
-                         code: tuple[NDArray[np.uint32], NDArray[np.float64]],
-                         query: NDArray[np.float32]) -> tuple[Contribution, ...]:  # fmt: skip
-    """The features' parts in a dense product."""
-    assert isinstance(model, SAEModel)
-    latents, activations = code
-    along = (model.sae.W_dec[latents] @ query).astype(np.float64)
-    label, scores = label_of(generation, name, model), along * activations
-    order = np.lexsort((latents, -np.abs(scores))).tolist()
-    numbers, parts = latents.tolist(), scores.tolist()
-    return tuple(Contribution(numbers[at], label(numbers[at]), float(along[at]), float(activations[at]), parts[at])
-                 for at in order)
+    sae = model.sae
+    vectors = [generation.dense_row(source, *place) for place in places]
+    x = np.stack([np.zeros(sae.d_in, np.float32) if vector is None else vector for vector in vectors])
+    if model.posts_codes and sae.document_mode == "pursuit":
+        of, latents, _, codes = _stored(generation, name, places)
+        rows = sae.W_dec[latents]
+        rebuilt = np.stack([codes[of == at] @ rows[of == at] for at in range(len(places))])
+        lengths = (rebuilt * (x - sae.b_dec)).sum(1) / np.maximum((rebuilt * rebuilt).sum(1), 1e-30)
+        codes = codes * lengths[of]
+    else:
+        coded = sae.document_codes(x)
+        of = np.repeat(np.arange(len(places)), np.diff(coded.indptr))
+        latents, codes = coded.indices.astype(np.int64), coded.data.astype(np.float64)
+        rows = sae.W_dec[latents]
+    there = np.array([vector is not None for vector in vectors])[of]
+    of, latents, codes = of[there], latents[there], codes[there]
+    along = (rows[there] @ query).astype(np.float64)
+    return _in_order(of, len(places), latents, label_of(generation, name, model), along, codes, along * codes)
 
 
 def _sae_on(generation: Generation, source: str) -> str:
