@@ -11,7 +11,21 @@ from typing import TYPE_CHECKING
 
 from benches.quality.measure import say
 from benches.quality.results import PROVENANCE, Row, about_run, read_results, write_results
-from benches.steering import away, examples, families, names, others, overlaps, strengths, towards, words
+from benches.steering import (
+    away,
+    control,
+    examples,
+    families,
+    known,
+    names,
+    neutral,
+    others,
+    overlaps,
+    shift,
+    strengths,
+    towards,
+    words,
+)
 from benches.steering.papers import Papers
 from benches.steering.report import write_page
 from benches.steering.systems import system_rows
@@ -24,7 +38,8 @@ _RESULTS = Path(__file__).resolve().parents[1] / "results/steering.json"
 SECTIONS: dict[str, Callable[[Papers, Collection], list[Row]]] = {
     "examples": examples.section, "towards": towards.section, "strengths": strengths.section,
     "families": families.section, "names": names.section, "words": words.section,
-    "others": others.section, "away": away.section, "overlaps": overlaps.section, "cost": strengths.cost}
+    "others": others.section, "away": away.section, "overlaps": overlaps.section, "shift": shift.section,
+    "control": control.section, "known": known.section, "neutral": neutral.section, "cost": strengths.cost}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,27 +63,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with papers.open() as database:
             collection = papers.collection(database)
             for section in wanted:
-                _measure(results, section, papers, collection, given.commit)
+                measured = _measure(section, papers, collection, given.commit)
+                results = read_results(_RESULTS)  # again: another run may have written other sections meanwhile
+                _put(results["rows"], section, *measured)
                 write_results(results, _RESULTS)
-    measured = {kind: rows for kind, rows in results["rows"].items() if kind not in ("targets", "systems")}
-    results["rows"] = {"targets": target_rows(measured), "systems": system_rows(measured), **measured}
+    kinds = {kind: rows for kind, rows in results["rows"].items() if kind not in ("targets", "systems")}
+    results["rows"] = {"targets": target_rows(kinds), "systems": system_rows(kinds), **kinds}
     write_results(results, _RESULTS)
     write_page(results, _RESULTS)
     return 0
 
 
-def _measure(results: dict[str, dict[str, list[Row]]], section: str, papers: Papers, collection: Collection,
-             commit: str) -> None:
+def _measure(section: str, papers: Papers, collection: Collection, commit: str) -> tuple[list[Row], Row]:
+    """A section's rows, and the row that says where they are from."""
     say(f"{section} ...")
     started = time.monotonic()
     rows = SECTIONS[section](papers, collection)
     about = about_run(f"python -m benches.steering --data DIR --work DIR --sections {section}")
     origin = {key: about[key] for key in PROVENANCE} | {"commit": about["commit"] or commit}
-    kinds = results["rows"]
-    for kind in {row["kind"] for row in rows}:
+    return rows, {"section": section, "seconds": round(time.monotonic() - started, 1), **origin}
+
+
+def _put(kinds: dict[str, list[Row]], section: str, rows: Sequence[Row], origin: Row) -> None:
+    for kind in dict.fromkeys(row["kind"] for row in rows):
         kinds[kind] = [row for row in rows if row["kind"] == kind]
-    kinds["sections"] = [row for row in kinds.get("sections", []) if row["section"] != section] + [
-        {"section": section, "seconds": round(time.monotonic() - started, 1), **origin}]
+    kinds["sections"] = [row for row in kinds.get("sections", []) if row["section"] != section] + [origin]
 
 
 if __name__ == "__main__":

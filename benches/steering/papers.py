@@ -21,6 +21,8 @@ from benches.quality.measure import say
 from benches.sae.corpora import ARXIV
 from sparsight.encoders.loading import load_encoder
 from sparsight.retrieval.datasets import BeirFolder
+from sparsight.retrieval.judged_embedding import embed_judged, named_dense_encoder, read_judged
+from sparsight.retrieval.judged_vectors import JudgedVectors
 from sparsight.types import DenseField, Document, SAEField
 
 if TYPE_CHECKING:
@@ -126,6 +128,12 @@ class Papers:
     def encode(self, texts: list[str]) -> F32:
         """Embeddings of queries."""
         return np.asarray(load_encoder(MODEL, device=self._device).encode(texts, mode="query"))
+
+    def judged(self, name: str) -> JudgedVectors:
+        """Vectors of a judged set in the folder of the corpora, kept part by part in the working folder."""
+        texts = read_judged(self._data / name)
+        return embed_judged(texts, named_dense_encoder(MODEL, device=self._device), self._work / "judged",
+                            progress=lambda what, done, total: say(f"{what}: {done:,} of {total:,}"))
 
     @cached_property
     def frequent(self) -> list[str]:

@@ -8,7 +8,8 @@ from typing import Any
 from benches.quality.files import write_text
 from benches.quality.plots import drawing, plot_targets
 from benches.quality.results import Row
-from benches.steering.systems import NOT_MEASURED
+from benches.steering.neutral import lost_at
+from benches.steering.shift import means
 
 __all__ = ["write_page"]
 
@@ -33,8 +34,7 @@ def _page(rows: dict[str, list[Row]]) -> str:
               f"{'met' if t['met'] else '**missed**'} | {t['note']} |" for t in rows.get("targets", [])]
     if rows.get("systems"):
         met = sum(row["met"] for row in rows["systems"])
-        left = "; ".join(f"{number} {what}" for number, what in NOT_MEASURED.items())
-        told = f"{met} of {len(rows['systems'])} are met. Not measured: {left}."
+        told = f"{met} of {len(rows['systems'])} are met."
         lines += ["", "## Criteria of published systems", "", told, "",
                   "|  | system | criterion | asked | measured |  | remark |",
                   "| --- | --- | --- | --- | --- | --- | --- |"]
@@ -70,6 +70,9 @@ def _page(rows: dict[str, list[Row]]) -> str:
                   "| by | 1 word | 3 words | 5 words | 20 % |", "| --- | ---: | ---: | ---: | ---: |"]
         lines += [f"| {r['way']} | {r['gone_1']:.3f} | {r['gone_3']:.3f} | {r['gone_5']:.3f} | {r['gone_0.2']:.3f} |"
                   for r in rows["words"]]
+    for kind, part in {"shift": _shift, "control": _control, "known": _known, "neutral": _neutral}.items():
+        if rows.get(kind):
+            lines += ["", *part(rows)]
     if rows.get("cost"):
         lines += ["", "## What it costs", "", "| field | search | ms | p99 | times |",
                   "| --- | --- | ---: | ---: | ---: |"]
@@ -79,6 +82,63 @@ def _page(rows: dict[str, list[Row]]) -> str:
     lines += [f"* {r['section']} ({r['seconds']:.0f} s): `{r['command']}`; {r['machine']}; commit {r['commit']}, "
               f"{r['date']}." for r in rows.get("sections", [])]
     return "\n".join(lines) + "\n"
+
+
+def _shift(rows: dict[str, list[Row]]) -> list[str]:
+    of = rows["shift"]
+    several = "; ".join(dict.fromkeys(f"{row['label']} with {row['attribute']}" for row in of))
+    told = ("Trained where a label and an attribute are the same, tested where each has the other as often; means over "
+            f"{several}. Readout is the share of answers that are the attribute: 0.5 is none of it.")
+    return ["## A classifier that learned the wrong thing", "", told, "",
+            "| classifier of | worst group | average | readout | features ablated |",
+            "| --- | ---: | ---: | ---: | ---: |",
+            *(f"| {way} | {one['worst']:.3f} | {one['average']:.3f} | {one['readout']:.3f} | {one['ablated']:.0f} |"
+              for way, one in means(of).items())]
+
+
+def _control(rows: dict[str, list[Row]]) -> list[str]:
+    attributes = list(dict.fromkeys(row["attribute"] for row in rows["control"]))
+    by = {(row["way"], row["attribute"]): row for row in rows["control"]}
+    lines = ["## Edits beside those of a supervised dictionary", "",
+             f"Share of {rows['control'][0]['texts']:,} abstracts that a linear judge says to have the wanted value "
+             "after an edit, all edits of the length of the supervised one; behind it, how often the other attributes "
+             "are judged as before.", "", f"| edit | {' | '.join(attributes)} |",
+             f"| --- |{' ---: |' * len(attributes)}"]
+    lines += [f"| {way} | " + " | ".join(f"{by[way, name]['success']:.3f} ({by[way, name]['kept']:.3f})"
+                                         for name in attributes) + " |" for way in dict.fromkeys(way for way, _ in by)]
+    lines += ["", "The judge on reconstructions, and on what they leave over with the mean added:", "",
+              "| dictionary | active | FVU | attribute | of the embedding | of the reconstruction | of the rest |",
+              "| --- | ---: | ---: | --- | ---: | ---: | ---: |"]
+    lines += [f"| {r['dictionary']} | {r['active']:g} | {r['fvu']:.3f} | {r['attribute']} | {r['whole']:.3f} | "
+              f"{r['rebuilt']:.3f} | {r['rest']:.3f} |" for r in rows.get("approximation", ())]
+    lines += ["", "Single latents: a value is told if the judge's F1 is at least 0.3, occluded if it is told and the "
+              "best latent has less than half of that, split if a union of three latents or more tells it better.", "",
+              "| attribute | values | mean size of direction | judge's F1 | best latent's | told | occluded | split | "
+              "latents in the best union |", "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"]
+    return lines + [f"| {r['attribute']} | {r['values']} | {r['size']:.3f} | {r['judge']:.3f} | {r['f1']:.3f} | "
+                    f"{r['told']} | {r['occluded']} | {r['split']} | {r['latents']:.1f} |"
+                    for r in rows.get("values", ())]
+
+
+def _known(rows: dict[str, list[Row]]) -> list[str]:
+    of = rows["known"][0]
+    return ["## Is there anything for a query?", "",
+            f"Titles whose categories are all gone from the index against those with none gone: {of['unanswerable']:,} "
+            f"and {of['answerable']:,} in {of['removals']} removals. AUROC.", "",
+            "| signal | on the categories for choices | on the others |", "| --- | ---: | ---: |",
+            *(f"| {r['signal']} | {r['choice']:.3f} | {r['test']:.3f} |" for r in rows["known"])]
+
+
+def _neutral(rows: dict[str, list[Row]]) -> list[str]:
+    of = rows["neutral"]
+    steps = sorted({row["step"] for row in of})
+    before = {row["set"]: f"{row['set']} ({row['queries']} queries, nDCG@10 {row['before']:.3f})" for row in of}
+    return ["## Neutral steering", "",
+            f"Share of nDCG@10 that is lost on {', '.join(before.values())}, by the length of the step, moved along "
+            "what has nothing to do with the query.", "",
+            f"| set | way | {' | '.join(f'{step:g}' for step in steps)} |", f"| --- | --- |{' ---: |' * len(steps)}",
+            *(f"| {name} | {way} | " + " | ".join(f"{100 * lost_at(of, name, way, at):.1f} %" for at in steps) + " |"
+              for name, way in dict.fromkeys((row["set"], row["way"]) for row in of))]
 
 
 def _curves(rows: list[Row], path: Path) -> None:

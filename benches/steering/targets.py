@@ -8,6 +8,7 @@ import numpy as np
 
 from benches.quality.results import Row
 from benches.steering.away import cut_at_kept
+from benches.steering.neutral import CATEGORY, lost_at
 from benches.steering.overlaps import within_twice
 from benches.steering.towards import at_overlap
 
@@ -22,6 +23,8 @@ def target_rows(rows: Rows) -> list[Row]:
     for kind, makers in _MAKERS.items():
         if rows.get(kind):
             made += [maker(rows[kind]) for maker in makers]
+    if rows.get("neutral") and rows.get("towards"):
+        made.append(_neutral(rows["neutral"], at_overlap(rows["towards"], "features", "step")))
     return made
 
 
@@ -122,6 +125,18 @@ def _overlaps(rows: Sequence[Row]) -> Row:
                    f"{100 * within['predicted']:.0f} % (of near features {100 * near:.0f} %), by "
                    f"the sample's own rate {100 * within['sampled']:.0f} %, by independence "
                    f"{100 * within['independent']:.0f} %")
+
+
+def _neutral(rows: Sequence[Row], step: float) -> Row:
+    sets = list(dict.fromkeys(row["set"] for row in rows))
+    lost = {name: lost_at(rows, name, CATEGORY, step) for name in sets}
+    others = ", ".join(f"{way} {100 * max(lost_at(rows, name, way, step) for name in sets):.1f} %"
+                       for way in dict.fromkeys(row["way"] for row in rows) if way != CATEGORY)
+    return _target("neutral steering: nDCG@10 lost on judged sets, by the step that leaves towards an overlap of 0.5; "
+                   "mean of the sets", "at most", 5.0, 100 * float(np.mean(list(lost.values()))), "%",
+                   f"{CATEGORY}, which have nothing to do with the query, step {step:.2f}: "
+                   + ", ".join(f"{name} {100 * share:.1f} %" for name, share in lost.items())
+                   + f"; of the worst set by others: {others}")
 
 
 def _steered(rows: Sequence[Row]) -> Row:

@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
+from benches.quality.criteria import asked, row
 from benches.sae.data import Data
 from benches.sae.l1_relu import L1Run, _better, _between, tuned
 from benches.sae.lab import Lab, measured
 from benches.sae.sections import find, names
 from benches.sae.sections._labels import Labelled, labelled, share_right, v_measure
-from benches.sae.sections._rows import asked, row
 from benches.sae.sections.archetypal import _agreement
 from benches.sae.sections.scaling_law import _between as _ks_between
 from benches.sae.sections.sparse_codes import _differing

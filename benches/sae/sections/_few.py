@@ -13,13 +13,13 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from benches.quality.criteria import asked, row
 from benches.quality.results import Row
 from benches.sae.lab import Coding, Lab
 from benches.sae.recipes import OURS, RECIPES, scaled
 from benches.sae.sections._cells import cell, silent
 from benches.sae.sections._labels import Labelled, labelled, share_right, v_measure
 from benches.sae.sections._retained import Retained, small_dev, small_test
-from benches.sae.sections._rows import asked, row
 from sparsight.encoders.sae.losses import AuxK, Contrast, Nested, Reconstruction
 from sparsight.encoders.sae.model import SAE
 from sparsight.retrieval.judged_vectors import JudgedVectors

@@ -8,10 +8,10 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
+from benches.quality.criteria import asked, row
 from benches.quality.results import Row
 from benches.sae.lab import Lab
 from benches.sae.sections._cells import cell, control, silent
-from benches.sae.sections._rows import asked, row
 from sparsight.encoders.sae.config import SAEConfig
 from sparsight.encoders.sae.matching import assignment, nearest
 

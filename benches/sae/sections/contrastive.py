@@ -12,12 +12,12 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from benches.quality.criteria import asked, row
 from benches.quality.results import Row
 from benches.sae.lab import Lab
 from benches.sae.sections._cells import cell, silent
 from benches.sae.sections._few import few_latents
 from benches.sae.sections._retained import Retained, small_test
-from benches.sae.sections._rows import asked, row
 from sparsight.encoders.sae.losses import AuxK, Contrast, Nested, Reconstruction
 from sparsight.retrieval.sae_baselines import pca, posting_bytes, principal_axes
 

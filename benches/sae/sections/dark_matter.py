@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from benches.quality.criteria import asked, row
 from benches.quality.results import Row
 from benches.sae.lab import Lab
 from benches.sae.recipes import OURS, PLAIN, RECIPES, scaled
-from benches.sae.sections._rows import asked, row
 from sparsight.encoders.sae.blocks import errors
 from sparsight.encoders.sae.error import split_error
 from sparsight.encoders.sae.model import SAE

@@ -8,11 +8,11 @@ from functools import partial
 
 import numpy as np
 
+from benches.quality.criteria import asked, row
 from benches.quality.results import Row
 from benches.sae.lab import Lab, Report
 from benches.sae.sections._cells import cell, control, silent
 from benches.sae.sections._retained import Retained, small_dev
-from benches.sae.sections._rows import asked, row
 from sparsight.encoders.sae.config import SAEConfig
 from sparsight.retrieval.evaluation import Comparison, Evaluation, compare
 from sparsight.retrieval.judged_vectors import Quality

@@ -14,9 +14,9 @@ from itertools import pairwise
 
 import numpy as np
 
+from benches.quality.criteria import asked, row
 from benches.quality.results import Row
 from benches.sae.lab import Lab
-from benches.sae.sections._rows import asked, row
 from sparsight.encoders.sae.config import SAEConfig
 from sparsight.encoders.sae.losses import AuxK, Loss, Masked, Nested
 from sparsight.encoders.sae.synthetic import make_synthetic, recovery

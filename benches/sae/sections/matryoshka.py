@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from benches.quality.criteria import asked, row
 from benches.quality.results import Row
 from benches.sae.lab import Lab
 from benches.sae.sections._cells import cell, control
-from benches.sae.sections._rows import asked, row
 from sparsight.encoders.sae.config import SAEConfig
 from sparsight.encoders.sae.losses import AuxK, Nested
 from sparsight.encoders.sae.reconstruction import reconstruction

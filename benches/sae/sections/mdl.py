@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from benches.quality.criteria import asked, row
 from benches.quality.results import Row
 from benches.sae.lab import Lab
 from benches.sae.sections._cells import plain
 from benches.sae.sections._retained import Retained, small_dev
-from benches.sae.sections._rows import asked, row
 from sparsight.encoders.sae.description_length import DescriptionLength, description_length
 from sparsight.encoders.sae.model import SAE
 from sparsight.retrieval.judged_vectors import JudgedVectors

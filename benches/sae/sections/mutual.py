@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from benches.quality.criteria import asked, row
 from benches.quality.results import Row
 from benches.sae.lab import Lab
 from benches.sae.sections._cells import cell, control
-from benches.sae.sections._rows import asked, row
 from sparsight.encoders.sae.config import SAEConfig
 from sparsight.encoders.sae.losses import AuxK, Loss, Mutual, Nested
 from sparsight.encoders.sae.model import SAE

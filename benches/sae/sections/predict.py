@@ -15,10 +15,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from benches.quality.criteria import asked, row
 from benches.quality.results import Row
 from benches.sae.lab import Lab
 from benches.sae.sections._cells import control
-from benches.sae.sections._rows import asked, row
 from sparsight.encoders.sae.blocks import encode
 from sparsight.encoders.sae.config import SAEConfig
 from sparsight.encoders.sae.losses import AuxK, Reconstruction

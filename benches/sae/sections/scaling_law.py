@@ -8,10 +8,10 @@ from itertools import pairwise
 
 import numpy as np
 
+from benches.quality.criteria import asked, row
 from benches.quality.results import Row
 from benches.sae.lab import Lab
 from benches.sae.sections._cells import plain, silent
-from benches.sae.sections._rows import asked, row
 from sparsight.encoders.sae.losses import AuxK, Nested, Reconstruction
 from sparsight.encoders.sae.scaling import ScalingFit, fit_scaling
 

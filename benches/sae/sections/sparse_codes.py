@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from benches.quality.criteria import asked, row
 from benches.quality.results import Row
 from benches.sae.l1_relu import tuned
 from benches.sae.lab import Lab, measured
 from benches.sae.sections._cells import cell, control, plain
 from benches.sae.sections._labels import labelled, share_right
-from benches.sae.sections._rows import asked, row
 from sparsight.encoders.sae.model import SAE
 from sparsight.encoders.sae.thresholds import calibrated
 

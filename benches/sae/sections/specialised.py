@@ -16,10 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from benches.quality.criteria import asked, row
 from benches.quality.results import Row
 from benches.sae.lab import Lab
 from benches.sae.sections._cells import cell, plain
-from benches.sae.sections._rows import asked, row
 from sparsight.encoders.sae.auroc import auroc
 from sparsight.encoders.sae.labels import word_counts
 from sparsight.encoders.sae.losses import AuxK, Loss, Nested, Reconstruction

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from benches.quality.criteria import asked, row
 from benches.quality.results import Row
 from benches.sae.lab import Lab
-from benches.sae.sections._rows import asked, row
 from sparsight.encoders.loading import load_encoder
 from sparsight.encoders.sae.config import SAEConfig
 from sparsight.encoders.sae.labels import label_features

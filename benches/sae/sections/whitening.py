@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from benches.quality.criteria import asked, row
 from benches.quality.results import Row
 from benches.sae.lab import Lab, measured
 from benches.sae.sections._cells import control
-from benches.sae.sections._rows import asked, row
 from sparsight.encoders.sae.auroc import auroc
 from sparsight.encoders.sae.training import train_many
 

@@ -1,4 +1,4 @@
-"""Rows of the report: figures as they were measured, and what a system's criterion asks beside them."""
+"""Rows of reports: figures as they were measured, and what a published system's criterion asks beside them."""
 
 from __future__ import annotations
 
