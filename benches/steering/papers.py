@@ -7,6 +7,7 @@ folder: embeddings (67 MB) and the collection.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +21,7 @@ import sparsight
 from benches.quality.measure import say
 from benches.sae.corpora import ARXIV
 from sparsight.encoders.loading import load_encoder
+from sparsight.encoders.sae.model import SAE
 from sparsight.retrieval.datasets import BeirFolder
 from sparsight.retrieval.judged_embedding import embed_judged, named_dense_encoder, read_judged
 from sparsight.retrieval.judged_vectors import JudgedVectors
@@ -169,6 +171,13 @@ class Papers:
                          for row in self.indexed[start:start + _PART].tolist()])
         made.flush()
         return made
+
+    def kept_sae(self, name: str, make: Callable[[], SAE]) -> SAE:
+        """A dictionary that is kept in the working folder under that name; made if it is not there."""
+        folder = self._work / name
+        if not (folder / "sae.json").is_file():
+            make().save(folder)
+        return SAE.load(folder)
 
     def open(self) -> Database:
         """The database in the working folder."""

@@ -57,6 +57,8 @@ def _page(rows: dict[str, list[Row]]) -> str:
         lines += ["", "## Families", "", "The largest, by the encoder's codes; co-activation inside over outside.", "",
                   "| parent | features below it | the first of them | ratio |", "| --- | ---: | --- | ---: |"]
         lines += [f"| {r['parent']} | {r['children']} | {r['first']} | {r['ratio']:.1f} |" for r in rows["family"]]
+    if rows.get("names"):
+        lines += ["", *_names(rows)]
     for of in rows.get("map", ()):
         told = (f"{of['quality']:.3f} of the 10 nearest latents by direction are among the 30 nearest on the map of "
                 f"{of['latents']:,}, which takes {of['seconds']:.0f} s; on the plane of the principal components "
@@ -82,6 +84,24 @@ def _page(rows: dict[str, list[Row]]) -> str:
     lines += [f"* {r['section']} ({r['seconds']:.0f} s): `{r['command']}`; {r['machine']}; commit {r['commit']}, "
               f"{r['date']}." for r in rows.get("sections", [])]
     return "\n".join(lines) + "\n"
+
+
+def _names(rows: dict[str, list[Row]]) -> list[str]:
+    figures = ("detection", "strong_detection", "correlation", "intruder")
+    head = "detection | of strong activations | correlation | intruder"
+    lines = ["## Names of features", "",
+             "Medians over features, on a fifth of the texts; neither labellers nor the choice among them saw it.", "",
+             f"| dictionary | fire | minutes | labels | won | {head} |", f"| --- | ---: | ---: | --- |{' ---: |' * 5}"]
+    lines += [f"| {r['dictionary']} | {r['features']:,} | {r['seconds'] / 60:.1f} | {r['labeller']} | {r['won']} | "
+              + " | ".join(f"{r[figure]:.3f}" for figure in figures) + " |" for r in rows["names"]]
+    counted = rows.get("names counted", [])
+    if counted:
+        lines += ["", "The labels that the shipped dictionary comes with, where only so many of a text's strongest "
+                  "features count:", "", f"| features | judge's queries by | {head} |",
+                  f"| ---: | --- |{' ---: |' * 4}"]
+    lines += [f"| {r['strongest']} | {r['judge']} | " + " | ".join(f"{r[figure]:.3f}" for figure in figures) + " |"
+              for r in counted]
+    return lines
 
 
 def _shift(rows: dict[str, list[Row]]) -> list[str]:

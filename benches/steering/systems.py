@@ -11,6 +11,7 @@ from benches.quality.results import Row
 from benches.steering import control, shift
 from benches.steering.away import cut_at_kept
 from benches.steering.known import COSINES, picked
+from benches.steering.names import ARXIV
 from benches.steering.overlaps import within_twice
 from benches.steering.towards import at_overlap
 
@@ -26,7 +27,7 @@ def system_rows(rows: Mapping[str, Sequence[Row]]) -> list[Row]:
         made.append(asked(4, "Disentangling Dense Embeddings", "families: inside over outside, over the null's",
                           best["gain"], "at least", 5.0, unit="times", note=f"codes by {best['coding']}, held out"))
     if "names" in by:
-        chosen = next(row for row in by["names"] if row["labeller"] == "chosen")
+        chosen = next(row for row in by["names"] if row["labeller"] == "chosen" and row["dictionary"] == ARXIV)
         made.append(asked(4, "Disentangling Dense Embeddings", "names: correlation with activations, median",
                           chosen["correlation"], "at least", 0.65, unit="Pearson",
                           note="judged by a sparse encoder, where the paper asks a language model"))

@@ -8,6 +8,7 @@ import numpy as np
 
 from benches.quality.results import Row
 from benches.steering.away import cut_at_kept
+from benches.steering.names import ARXIV, LARGE
 from benches.steering.neutral import CATEGORY, lost_at
 from benches.steering.overlaps import within_twice
 from benches.steering.towards import at_overlap
@@ -91,17 +92,20 @@ def _families(rows: Sequence[Row]) -> Row:
 
 
 def _names(rows: Sequence[Row]) -> Row:
-    by = {row["labeller"]: row for row in rows}
+    by = {row["labeller"]: row for row in rows if row["dictionary"] == ARXIV}
     chosen = by["chosen"]
+    others = ", ".join(f"{row['dictionary']} {row['detection']:.3f}" for row in rows
+                       if row["labeller"] == "chosen" and row["dictionary"] != ARXIV)
     several = ", ".join(f"{name} {row['detection']:.3f} (won {row['won']})" for name, row in by.items()
                         if name != "chosen")
     return _target("names of features: detection AUROC on held-out texts, median", "at least", 0.9, chosen["detection"],
                    "AUROC", f"{chosen['features']:,} features on {chosen['texts']:,} texts; of strong activations "
-                            f"{chosen['strong_detection']:.3f}; {several}; judged by a sparse encoder")
+                            f"{chosen['strong_detection']:.3f}; {several}; other dictionaries: {others}; judged by a "
+                            "sparse encoder")
 
 
 def _named(rows: Sequence[Row]) -> Row:
-    chosen = next(row for row in rows if row["labeller"] == "chosen")
+    chosen = next(row for row in rows if row["labeller"] == "chosen" and row["dictionary"] == LARGE)
     return _target("live features that have a name", "at least", 1.0, chosen["named"], "of them",
                    f"in {chosen['seconds'] / 60:.1f} minutes for {chosen['features']:,}, coding and weighing of texts "
                    "left out")

@@ -8,7 +8,8 @@ Afterwards a new process opens the folder: each step is wholly there or wholly a
 and the last matter; of those the slow tests take half (SPARSIGHT_FAULTS=many takes them all, SPARSIGHT_FAULTS=all every
 operation, of a longer script), plain ``pytest`` takes a sample.
 
-This file is also the child: ``python test_faults.py ROOT MODE some|half|many|all`` forks once for each operation.
+This file is also the child: ``python test_faults.py ROOT MODE some|half|many|all PART/PARTS`` forks once for each
+operation of its part, one after another; there is a child for each processor.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -144,13 +146,14 @@ def _points(trace: Path, which: str, mode: str) -> list[int]:
     return [point + 1 for point in chosen]
 
 
-def child(root: Path, mode: str, which: str) -> None:
-    """Fail the chosen operations, each in a fork of its own; prints a JSON object."""
+def child(root: Path, mode: str, which: str, part: str) -> None:
+    """Fail the chosen operations, each in a fork of its own; prints a JSON object. Every so many are this part's."""
     lower_thresholds()
     steps = MORE_STEPS if which in ("many", "all") else STEPS
     spy = ctypes.CDLL(os.environ["LD_PRELOAD"])
     spy.syncspy_disturbed.restype = ctypes.c_long
-    trace = root.with_name("trace")
+    trace = root.with_name(f"{root.name}.trace")
+    first, step = map(int, part.split("/"))
 
     def rehearse(pipe: int) -> None:
         spy.syncspy_log(str(trace).encode())
@@ -160,7 +163,7 @@ def child(root: Path, mode: str, which: str) -> None:
     assert status == 0 and {line[1] for line in outcomes} == {"begun", "done", 0}, outcomes
     failures: dict[int, str] = {}
     exits = missed = 0
-    for point in (points := _points(trace, which, mode)):
+    for point in (points := _points(trace, which, mode)[first::step]):
         folder = root / str(point)
 
         def work(pipe: int, folder: Path = folder, point: int = point) -> None:
@@ -181,17 +184,26 @@ def child(root: Path, mode: str, which: str) -> None:
 @pytest.fixture
 def root(tmp_path: Path) -> Iterator[Path]:
     with in_memory(tmp_path) as folder:
-        (made := folder / "root").mkdir()
-        yield made
+        yield folder
 
 
-def run_child(root: Path, library: Path, mode: str, which: str) -> None:
-    command = [sys.executable, __file__, str(root), mode, which]
-    done = subprocess.run(command, env=environment(library) | {"SYNCSPY_ROOT": str(root)}, capture_output=True,
+def run_child(root: Path, library: Path, mode: str, which: str, part: str) -> dict[str, Any]:
+    """The report of one child."""
+    (own := root / f"root{part.replace('/', 'of')}").mkdir()
+    command = [sys.executable, __file__, str(own), mode, which, part]
+    done = subprocess.run(command, env=environment(library) | {"SYNCSPY_ROOT": str(own)}, capture_output=True,
                           text=True, timeout=7000, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    report: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])  # what was logged comes before it
-    failures = report.pop("failures")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])  # what was logged comes before it
+    return found
+
+
+def run_children(root: Path, library: Path, mode: str, which: str) -> None:
+    parts = min(os.cpu_count() or 1, 8)
+    with ThreadPoolExecutor(parts) as pool:
+        each = list(pool.map(lambda part: run_child(root, library, mode, which, f"{part}/{parts}"), range(parts)))
+    failures = dict(itertools.chain.from_iterable(report.pop("failures").items() for report in each))
+    report = {name: sum(one[name] for one in each) for name in each[0]}
     print(f"mode {mode}: {report}")
     assert not failures, f"{len(failures)} of {report['runs']}: {dict(itertools.islice(failures.items(), 3))}"
     # The last few operations may be others than in the rehearsal; nothing but a write can be short.
@@ -207,14 +219,14 @@ MODES = {"exit": "exit", "torn write": "tear", "one I/O error": "5", "one I/O er
 
 @pytest.mark.parametrize("name", ["exit", "one I/O error, then exit", "disk full", "short writes from there on"])
 def test_some_operations(root: Path, syncspy: Path, name: str) -> None:
-    run_child(root, syncspy, MODES[name], "some")
+    run_children(root, syncspy, MODES[name], "some")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600 if WHICH == "half" else 7200)
 @pytest.mark.parametrize("name", MODES)
 def test_every_operation(root: Path, syncspy: Path, name: str) -> None:
-    run_child(root, syncspy, MODES[name], WHICH)
+    run_children(root, syncspy, MODES[name], WHICH)
 
 
 # --- what was found ----------------------------------------------------------------------------------------
@@ -319,4 +331,4 @@ def test_an_opening_that_fails_gives_the_lock_back(tmp_path: Path, monkeypatch: 
 
 
 if __name__ == "__main__":
-    child(Path(sys.argv[1]).resolve(), sys.argv[2], sys.argv[3])
+    child(Path(sys.argv[1]).resolve(), *sys.argv[2:])
