@@ -18,8 +18,9 @@ from sparsight.index.generation import Generation, Reference
 from sparsight.index.parts import ImpactQuery
 from sparsight.index.schema import DerivedModel
 from sparsight.kernels import CancelFlag
+from sparsight.retrieval.legs import Leg, level_values
 from sparsight.retrieval.models import SAEModel
-from sparsight.retrieval.planning import Leg, Plan, level_values
+from sparsight.retrieval.planning import Plan
 from sparsight.retrieval.ranking import Ranking, rank_plans, score_matrix
 from sparsight.retrieval.renaming import label_of
 from sparsight.retrieval.steering import Steering

@@ -15,7 +15,8 @@ from sparsight.index.generation import Found, Generation, Mask, Reference
 from sparsight.index.parts import ImpactQuery
 from sparsight.kernels import CancelFlag, Work
 from sparsight.retrieval.fusion import convex, rrf
-from sparsight.retrieval.planning import Leg, Plan
+from sparsight.retrieval.legs import Leg
+from sparsight.retrieval.planning import Plan
 from sparsight.types import Effort
 
 __all__ = ["Ranking", "rank_plans"]

@@ -55,7 +55,8 @@ from sparsight.service.convert_documents import (
     page_from_proto,
     write_from_proto,
 )
-from sparsight.service.convert_search import query_to_proto, result_from_proto
+from sparsight.service.convert_queries import query_to_proto
+from sparsight.service.convert_results import result_from_proto
 from sparsight.types import (
     CollectionInfo,
     Document,

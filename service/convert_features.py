@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from sparsight.service.convert import text
 from sparsight.service.convert_collections import collection_resource
-from sparsight.service.convert_search import edit_from_proto, edit_to_proto
+from sparsight.service.convert_queries import edit_from_proto, edit_to_proto
 from sparsight.types import (
     Edit,
     Feature,

@@ -25,7 +25,8 @@ from sparsight.service.convert_documents import (
     include_from_proto,
     write_to_proto,
 )
-from sparsight.service.convert_search import query_from_proto, result_to_proto
+from sparsight.service.convert_queries import query_from_proto
+from sparsight.service.convert_results import result_to_proto
 from sparsight.service.dispatch import Call
 from sparsight.service.handlers_features import FeatureHandlers
 from sparsight.service.limits import MAX_MESSAGE_BYTES

@@ -10,10 +10,10 @@ import pytest
 import sparsight
 from sparsight.errors import FailedPreconditionError, InvalidArgumentError, UnknownDocumentError, UnknownFeatureError
 from sparsight.types import DenseField
-from tests.encoders.conftest import *  # noqa: F403 - the fixtures that make a model
+from tests.encoders.conftest import dense_folder, make_model  # noqa: F401 - fixtures
 
 
-def test_words_are_of_the_passage_that_was_encoded(dense_folder: Path, tmp_path: Path) -> None:
+def test_words_are_of_the_passage_that_was_encoded(dense_folder: Path, tmp_path: Path) -> None:  # noqa: F811
     with sparsight.open(tmp_path) as database:
         things = database.create_collection("things", [DenseField("dense", str(dense_folder))])
         animals = ("cat", "dog", "mat", "house", "old")

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from sparsight.errors import InvalidArgumentError, InvalidQueryError, InvalidVectorError
-from sparsight.service import convert, convert_collections, convert_documents, convert_features, convert_search
+from sparsight.service import (
+    convert,
+    convert_collections,
+    convert_documents,
+    convert_features,
+    convert_queries,
+    convert_results,
+)
 from sparsight.types import (
     BM25Field,
     CollectionInfo,
@@ -180,30 +187,30 @@ def test_document_round_trip(document: Document) -> None:
     )
 )
 def test_query_round_trip(query: Query) -> None:
-    message = search_pb2.Query.FromString(convert_search.query_to_proto(query).SerializeToString())
-    assert plain(convert_search.query_from_proto(message)) == plain(query)
+    message = search_pb2.Query.FromString(convert_queries.query_to_proto(query).SerializeToString())
+    assert plain(convert_queries.query_from_proto(message)) == plain(query)
 
 
 def test_an_empty_query_message_is_the_default_query() -> None:
-    assert convert_search.query_from_proto(search_pb2.Query()) == Query()
+    assert convert_queries.query_from_proto(search_pb2.Query()) == Query()
     bare = search_pb2.Query(
         retrievers=[search_pb2.Retriever(field="a")],
         edits=[search_pb2.Edit(feature=3)],
         effort=search_pb2.Effort(documents=5),
         overlaps=[search_pb2.Overlap(features=[3])],
     )
-    assert convert_search.query_from_proto(bare) == Query(
+    assert convert_queries.query_from_proto(bare) == Query(
         retrievers=(Retriever("a"),), edits=(Edit(3),), effort=Effort(documents=5), overlaps=(Overlap((3,)),)
     )
 
 
 def test_names_stand_for_retrievers() -> None:
-    message = convert_search.query_to_proto(Query(retrievers=["a", Retriever("b")]))
-    assert convert_search.query_from_proto(message).retrievers == (Retriever("a"), Retriever("b"))
+    message = convert_queries.query_to_proto(Query(retrievers=["a", Retriever("b")]))
+    assert convert_queries.query_from_proto(message).retrievers == (Retriever("a"), Retriever("b"))
 
 
 def test_no_included_part_differs_from_the_default() -> None:
-    assert convert_search.query_from_proto(convert_search.query_to_proto(Query(include=()))).include == ()
+    assert convert_queries.query_from_proto(convert_queries.query_to_proto(Query(include=()))).include == ()
     assert convert_documents.include_from_proto(documents_pb2.GetDocumentRequest()) == ("title", "text", "metadata")
 
 
@@ -227,8 +234,8 @@ def test_result_round_trip() -> None:
     )
     work = (RetrieverWork("terms", "cut", 3, 400, 50, 6, 7), RetrieverWork("vec", "approximate"), RetrieverWork("bm25"))
     result = SearchResult((hit, Hit("c", 0.0, 2)), 42, False, Timings(1.5, 2.5, 0.25, 5.0), ("careful",), work)
-    message = search_pb2.SearchResult.FromString(convert_search.result_to_proto(result).SerializeToString())
-    back = convert_search.result_from_proto(message, total_ms=9.0)
+    message = search_pb2.SearchResult.FromString(convert_results.result_to_proto(result).SerializeToString())
+    back = convert_results.result_from_proto(message, total_ms=9.0)
     assert back.timings == Timings(1.5, 2.5, 0.25, 5.0, 9.0)
     assert plain(back.hits) == plain(result.hits)
     assert (back.generation, back.exact, back.warnings, back.work) == (42, False, ("careful",), work)
@@ -236,7 +243,7 @@ def test_result_round_trip() -> None:
 
 def test_a_mode_that_is_not_known_promises_nothing() -> None:
     message = search_pb2.SearchResult(work=[search_pb2.RetrieverWork(field="a", mode=9)])
-    assert convert_search.result_from_proto(message).work == (RetrieverWork("a", "approximate"),)
+    assert convert_results.result_from_proto(message).work == (RetrieverWork("a", "approximate"),)
 
 
 @pytest.mark.parametrize(
@@ -299,8 +306,8 @@ def test_profiles_and_conditions_round_trip() -> None:
     profile = Profile("market", 3, edits, "up with markets", 1764287411.25)
     assert convert_features.profile_from_proto(convert_features.profile_to_proto(profile, "papers")) == profile
     query = Query("x", edits=edits, profile="market@3")
-    assert convert_search.query_from_proto(convert_search.query_to_proto(query)).edits == edits
-    assert convert_search.query_from_proto(convert_search.query_to_proto(query)).profile == "market@3"
+    assert convert_queries.query_from_proto(convert_queries.query_to_proto(query)).edits == edits
+    assert convert_queries.query_from_proto(convert_queries.query_to_proto(query)).profile == "market@3"
 
 
 def test_feature_and_write_round_trip() -> None:
@@ -429,7 +436,7 @@ def test_numpy_scalars_are_numbers() -> None:
 )
 def test_queries_that_cannot_be_sent(query: Query, path: str) -> None:
     with pytest.raises(InvalidArgumentError) as caught:
-        convert_search.query_to_proto(query)
+        convert_queries.query_to_proto(query)
     assert caught.value.field == path
 
 
@@ -438,7 +445,7 @@ def test_two_contents_in_one_retriever() -> None:
         retrievers=[search_pb2.Retriever(field="a", text="x", dense=vectors_pb2.DenseVector(values=[1.0]))]
     )
     with pytest.raises(InvalidQueryError) as caught:
-        convert_search.query_from_proto(message, "queries[2].")
+        convert_queries.query_from_proto(message, "queries[2].")
     assert caught.value.field == "queries[2].retrievers[0]"
 
 

@@ -42,10 +42,7 @@ from sparsight.service.web_answers import HTTP_STATUS
 from sparsight.service.web_api import ENDPOINTS, MAX_K
 from sparsight.service.web_guard import allowed_names
 from sparsight.types import BM25Field, Edit, FeatureFamily, Query
-
-sys.path.append(str(Path(__file__).parent))
-
-from web_collection import COLLECTION, HOSTILE, make_database  # found through the line above
+from tests.service.web_collection import COLLECTION, HOSTILE, make_database
 
 BASE = "http://127.0.0.1:7626"
 SEARCH = f"/api/collections/{COLLECTION}/search"

@@ -8,10 +8,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -28,10 +26,7 @@ from sparsight.retrieval.collection import Collection
 from sparsight.retrieval.engine import Database
 from sparsight.service.web import WebServer
 from sparsight.types import Edit, FeatureFamily, Query
-
-sys.path.append(str(Path(__file__).parent))
-
-from web_collection import COLLECTION, HOSTILE, make_database  # found through the line above
+from tests.service.web_collection import COLLECTION, HOSTILE, make_database
 
 REQUIRED = os.environ.get("SPARSIGHT_BROWSER") == "required"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)

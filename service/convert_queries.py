@@ -1,8 +1,6 @@
-"""Queries and search results across the wire; the rules are those of :mod:`sparsight.service.convert`."""
+"""Queries across the wire, from client to server; the rules are those of :mod:`sparsight.service.convert`."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from sparsight.errors import InvalidQueryError
 from sparsight.service.convert import (
@@ -11,44 +9,17 @@ from sparsight.service.convert import (
     enum_from_proto,
     enum_to_proto,
     integer,
-    metadata_from_proto,
-    metadata_to_proto,
     number,
     sparse_from_proto,
     sparse_to_proto,
     text,
-    vectors_from_proto,
-    vectors_to_proto,
 )
 from sparsight.service.convert_collections import SCORERS
 from sparsight.service.convert_documents import include_from_proto, include_to_proto
-from sparsight.types import (
-    Contribution,
-    Edit,
-    Effort,
-    Explanation,
-    Fusion,
-    Hit,
-    Movement,
-    Overlap,
-    Query,
-    Retriever,
-    RetrieverScore,
-    RetrieverWork,
-    SearchResult,
-    Timings,
-)
+from sparsight.types import Edit, Effort, Fusion, Overlap, Query, Retriever
 from sparsight.v1 import search_pb2
 
-__all__ = [
-    "contributions_from_proto",
-    "edit_from_proto",
-    "edit_to_proto",
-    "query_from_proto",
-    "query_to_proto",
-    "result_from_proto",
-    "result_to_proto",
-]
+__all__ = ["edit_from_proto", "edit_to_proto", "query_from_proto", "query_to_proto"]
 
 _OPS = {
     "boost": search_pb2.EDIT_OP_BOOST,
@@ -59,15 +30,6 @@ _OPS = {
     "clamp": search_pb2.EDIT_OP_CLAMP,
 }
 _METHODS = {"convex": search_pb2.FUSION_METHOD_CONVEX, "rrf": search_pb2.FUSION_METHOD_RRF}
-_MODES = {
-    "exact": search_pb2.SEARCH_MODE_EXACT,
-    "approximate": search_pb2.SEARCH_MODE_APPROXIMATE,
-    "cut": search_pb2.SEARCH_MODE_CUT,
-}
-_MODE_NAMES: dict[int, Any] = {number: name for name, number in _MODES.items()}
-
-
-# --- queries ----------------------------------------------------------------------------------------------
 
 
 def query_to_proto(query: Query, path: str = "") -> search_pb2.Query:
@@ -240,167 +202,4 @@ def _retriever_from_proto(message: search_pb2.Retriever, path: str) -> Retriever
         max_query_terms=message.max_query_terms if message.HasField("max_query_terms") else None,
         rerank=message.rerank,
         rescore=message.rescore if message.HasField("rescore") else None,
-    )
-
-
-# --- results ----------------------------------------------------------------------------------------------
-
-
-def result_to_proto(result: SearchResult) -> search_pb2.SearchResult:
-    """Message of a search's result."""
-    timings = result.timings
-    return search_pb2.SearchResult(
-        hits=[_hit_to_proto(hit) for hit in result.hits],
-        generation=result.generation,
-        exact=result.exact,
-        timings=search_pb2.Timings(
-            encode_ms=timings.encode_ms,
-            search_ms=timings.search_ms,
-            fetch_ms=timings.fetch_ms,
-            server_ms=timings.server_ms,
-        ),
-        warnings=result.warnings,
-        work=[
-            search_pb2.RetrieverWork(
-                field=work.field,
-                mode=enum_to_proto(_MODES, work.mode, "work.mode"),
-                terms=work.terms,
-                postings=work.postings,
-                passages=work.passages,
-                rescored=work.rescored,
-                reranked=work.reranked,
-            )
-            for work in result.work
-        ],
-    )
-
-
-def result_from_proto(message: search_pb2.SearchResult, total_ms: float = 0.0) -> SearchResult:
-    """Result of a message; ``total_ms`` is what the caller waited."""
-    timings = message.timings
-    return SearchResult(
-        hits=tuple(_hit_from_proto(hit) for hit in message.hits),
-        generation=message.generation,
-        exact=message.exact,
-        timings=Timings(timings.encode_ms, timings.search_ms, timings.fetch_ms, timings.server_ms, total_ms),
-        warnings=tuple(message.warnings),
-        work=tuple(
-            RetrieverWork(
-                work.field,
-                _MODE_NAMES.get(work.mode, "approximate"),  # a newer server may know more modes; we know no promise
-                work.terms,
-                work.postings,
-                work.passages,
-                work.rescored,
-                work.reranked,
-            )
-            for work in message.work
-        ),
-    )
-
-
-def _hit_to_proto(hit: Hit) -> search_pb2.Hit:
-    return search_pb2.Hit(
-        id=hit.id,
-        score=hit.score,
-        rank=hit.rank,
-        passage=hit.passage,
-        title=hit.title,
-        text=hit.text,
-        passage_text=hit.passage_text,
-        metadata=metadata_to_proto(hit.metadata) if hit.metadata else None,
-        vectors=vectors_to_proto(hit.vectors, "vectors"),
-        explanation=None if hit.explanation is None else _explanation_to_proto(hit.explanation),
-        version=hit.version,
-    )
-
-
-def _hit_from_proto(message: search_pb2.Hit) -> Hit:
-    return Hit(
-        id=message.id,
-        score=message.score,
-        rank=message.rank,
-        passage=message.passage,
-        title=message.title,
-        text=message.text,
-        passage_text=message.passage_text,
-        metadata=metadata_from_proto(message.metadata),
-        vectors=vectors_from_proto(message.vectors, "vectors"),
-        explanation=_explanation_from_proto(message.explanation) if message.HasField("explanation") else None,
-        version=message.version,
-    )
-
-
-def _explanation_to_proto(explanation: Explanation) -> search_pb2.Explanation:
-    moved = explanation.movement
-    return search_pb2.Explanation(
-        retrievers=[
-            search_pb2.RetrieverScore(
-                field=part.field,
-                score=part.score,
-                rank=part.rank,
-                share=part.share,
-                passage=part.passage,
-                contributions=[_contribution(item) for item in part.contributions],
-                rest=part.rest,
-                dense=part.dense,
-            )
-            for part in explanation.retrievers
-        ],
-        movement=None
-        if moved is None
-        else search_pb2.Movement(
-            rank_before=moved.rank_before,
-            rank_after=moved.rank_after,
-            score_before=moved.score_before,
-            score_after=moved.score_after,
-            by_feature=[_contribution(item) for item in moved.by_feature],
-            other_passage=moved.other_passage,
-        ),
-    )
-
-
-def _explanation_from_proto(message: search_pb2.Explanation) -> Explanation:
-    moved = message.movement
-    return Explanation(
-        retrievers=tuple(
-            RetrieverScore(
-                part.field,
-                part.score,
-                part.rank,
-                part.share,
-                part.passage,
-                contributions_from_proto(part.contributions),
-                part.rest,
-                part.dense,
-            )
-            for part in message.retrievers
-        ),
-        movement=Movement(
-            moved.rank_before,
-            moved.rank_after,
-            moved.score_before,
-            moved.score_after,
-            contributions_from_proto(moved.by_feature),
-            moved.other_passage,
-        )
-        if message.HasField("movement")
-        else None,
-    )
-
-
-def _contribution(item: Contribution) -> search_pb2.Contribution:
-    return search_pb2.Contribution(
-        index=item.index,
-        label=item.label,
-        query_weight=item.query_weight,
-        document_weight=item.document_weight,
-        score=item.score,
-    )
-
-
-def contributions_from_proto(messages: Any) -> tuple[Contribution, ...]:
-    """Contributions of repeated messages."""
-    return tuple(
-        Contribution(item.index, item.label, item.query_weight, item.document_weight, item.score) for item in messages
     )
