@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from benches.steering.lists import precision, rbo
+from benches.steering.names import ARXIV, LARGE, SHIPPED
 from benches.steering.report import write_page
 from benches.steering.systems import system_rows
 from benches.steering.targets import target_rows
@@ -66,3 +67,22 @@ def test_criteria_of_systems() -> None:
                      for step, left, ndcg in ((0.0, 0.4, 0.8), (0.3, 0.2, 0.8), (0.6, 0.1, 0.72))]}
     found = [(row["system"], row["measured"], row["met"]) for row in system_rows(rows)]
     assert found == [(17, 12.0, True), (20, pytest.approx(62.5), True), (27, 90.0, False), (27, 0.9, True)]
+
+
+def test_names_of_several_dictionaries(tmp_path: Path) -> None:
+    rows = [{"kind": "names", "dictionary": dictionary, "labeller": labeller, "texts": 50, "features": 12,
+             "named": named, "won": 5, "seconds": seconds, "detection": detection + better, "strong_detection": 0.9,
+             "correlation": 0.2, "intruder": 0.5}
+            for dictionary, named, seconds, detection in ((SHIPPED, 1.0, 30.0, 0.7), (ARXIV, 1.0, 60.0, 0.85),
+                                                          (LARGE, 0.99, 120.0, 0.8))
+            for labeller, better in (("contrast", 0.0), ("chosen", 0.06))]
+    counted = [{"kind": "names counted", "judge": "table", "strongest": 8, "texts": 40, "detection": 0.95,
+                "strong_detection": 0.97, "correlation": 0.25, "intruder": 0.8}]
+    detection, named = target_rows({"names": rows})
+    assert detection["measured"] == pytest.approx(0.91) and detection["met"]
+    assert f"{SHIPPED} 0.760" in detection["note"] and "contrast 0.850 (won 5)" in detection["note"]
+    assert named["measured"] == 0.99 and not named["met"] and "in 2.0 minutes for 12" in named["note"]
+    assert [row["measured"] for row in system_rows({"names": rows}) if row["system"] == 22] == [100.0]
+    write_page({"rows": {"names": rows, "names counted": counted}}, tmp_path / "steering.json")
+    page = (tmp_path / "steering.md").read_text()
+    assert f"| {LARGE} | 12 | 2.0 | chosen | 5 | 0.860 |" in page and "| 8 | table | 0.950 |" in page

@@ -429,10 +429,12 @@ def test_the_log_has_calls_and_no_texts(
         channel.close()
     lines = [json.loads(line) for line in capfd.readouterr().err.splitlines() if line.startswith("{")]
     calls = [line for line in lines if line["event"] == "call"]
-    assert [line["method"].split("/")[1] for line in calls] == [
-        "GetCollection", "Search", "ListCollections", "ListCollections"]  # fmt: skip
+    # A call is answered before its line is written, so the next one's may come first.
+    assert sorted(line["method"].split("/")[1] for line in calls) == [
+        "GetCollection", "ListCollections", "ListCollections", "Search"]  # fmt: skip
     assert all(line["code"] == "OK" and line["ms"] >= 0 and line["request_id"] for line in calls)
-    assert calls[2]["request_id"] == "request-17" and "bad" not in calls[3]["request_id"]
+    listed = {line["request_id"] for line in calls if line["method"].endswith("/ListCollections")}
+    assert "request-17" in listed and not any("bad" in one for one in listed)
     assert "confidential" not in json.dumps(lines)
 
 
