@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,7 +128,8 @@ def _dense_contributions(
     if model.posts_codes and sae.document_mode == "pursuit":
         of, latents, _, codes = _stored(generation, name, places)
         rows = sae.W_dec[latents]
-        rebuilt = np.stack([codes[of == at] @ rows[of == at] for at in range(len(places))])
+        ends = np.searchsorted(of, np.arange(len(places) + 1)).tolist()
+        rebuilt = np.stack([codes[start:end] @ rows[start:end] for start, end in pairwise(ends)])
         lengths = (rebuilt * (x - sae.b_dec)).sum(1) / np.maximum((rebuilt * rebuilt).sum(1), 1e-30)
         codes = codes * lengths[of]
     else:

@@ -72,7 +72,7 @@ class Names:
 
 def name_latents(sae: SAE, x: F32, texts: Sequence[str], *, embedder: DenseEncoder | None, judge: SparseEncoder,
                  codes: csr_matrix | None = None, vectors: csr_matrix | None = None, writer: Writer | None = None,
-                 strongest: int = STRONGEST, top: int = 4, seed: int = 0, progress: Progress | None = None) -> Names:
+                 strongest: int = STRONGEST, top: int = 6, seed: int = 0, progress: Progress | None = None) -> Names:
     """Name every latent of an autoencoder.
 
     Parameters
@@ -95,7 +95,8 @@ def name_latents(sae: SAE, x: F32, texts: Sequence[str], *, embedder: DenseEncod
     writer : callable, optional
         One more labeller, such as :class:`sparsight.encoders.sae.language_model.LanguageModel`.
     top : int
-        Most words of a name.
+        Most words of a name: with 8 the median detection is .01 higher than with 6, with 4 .02 lower, on features of
+        arXiv abstracts of which each text has 8.
     seed : int
         Of the split and the draws.
     progress : callable, optional
