@@ -34,6 +34,7 @@ MOST_PASSAGES = 30_000
 """Passages that names are found with and judged by, evenly chosen."""
 MIN_PASSAGES = 64
 _EXAMPLES = 5
+_FEW = 20  # passages
 
 
 def name_features(store: CollectionStore, field: str, language_model: LanguageModel | None
@@ -72,8 +73,9 @@ def named(generation: Generation, sae: SAE, source: str, tell: Callable[[float, 
     """The autoencoder with labels, examples and histograms from a collection's passages.
 
     Where a sparse field has an encoder, labels of several kinds compete and get scores on passages that they were not
-    made from (:func:`sparsight.encoders.sae.naming.name_latents`); else they are words of the passages
-    (:func:`sparsight.encoders.sae.labels.label_features`), with no scores. Without texts the labels stay.
+    made from (:func:`sparsight.encoders.sae.naming.name_latents`), the labels that there are among them; else they are
+    words of the passages (:func:`sparsight.encoders.sae.labels.label_features`), with no scores. Without texts the
+    labels stay.
 
     Parameters
     ----------
@@ -111,9 +113,16 @@ def named(generation: Generation, sae: SAE, source: str, tell: Callable[[float, 
     if not any(passages.texts):
         return sae
     if judge is None or len(passages.x) < MIN_PASSAGES:
-        labels = label_features(codes, passages.texts)
-        return sae.with_names(labels, sources=["contrast" if label else "" for label in labels])
+        return _unjudged(sae, codes, label_features(codes, passages.texts))
     return _judged(generation, sae, source, passages, codes, judge, tell, writer)
+
+
+def _unjudged(sae: SAE, codes: csr_matrix, labels: list[str]) -> SAE:
+    """Labels that nobody has judged: a feature that few passages fire keeps the one that it has."""
+    fired, before = np.bincount(codes.indices, minlength=sae.n_latents), sae.notes.sources or ("",) * sae.n_latents
+    chosen = [(old, was) if old and (not new or count < _FEW) else (new, "contrast" if new else "")
+              for old, was, new, count in zip(sae.labels, before, labels, fired, strict=True)]
+    return sae.with_names([label for label, _ in chosen], sources=[source for _, source in chosen])
 
 
 def _judged(generation: Generation, sae: SAE, source: str, passages: _Passages, codes: csr_matrix,
@@ -123,12 +132,14 @@ def _judged(generation: Generation, sae: SAE, source: str, passages: _Passages, 
     field, encoder = judge
     dense = generation.field(source)
     assert isinstance(dense.spec, DenseField)
-    names = name_latents(sae, passages.x, passages.texts, judge=encoder, writer=writer,
+    names = name_latents(sae, passages.x, passages.texts, judge=encoder, present=sae.labels, writer=writer,
                          embedder=dense_encoder(dense) if dense.spec.encoder else None, codes=codes,
                          vectors=stored_rows(generation, field, passages.places),
                          progress=lambda share, what: tell(0.2 + 0.7 * share, what))
-    return sae.with_names(names.labels, sources=[by if label else "" for label, by in zip(
-        names.labels, names.labellers, strict=True)], scores=names.scores.table())
+    before = sae.notes.sources or ("",) * sae.n_latents
+    sources = [("" if not label else was if by == "present" else by)
+               for label, by, was in zip(names.labels, names.labellers, before, strict=True)]
+    return sae.with_names(names.labels, sources=sources, scores=names.scores.table())
 
 
 @dataclass

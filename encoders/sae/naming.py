@@ -37,8 +37,9 @@ Progress = Callable[[float, str], None]
 Writer = Callable[[csr_matrix, csc_matrix, Sequence[str]], Sequence[str]]
 """A labeller from outside: codes (B, N), near misses (B, N) and B texts to N labels, "" for none."""
 
-LABELLERS = ("model", "contrast", "matched", "expansion", "nearest")
-"""In the order in which they win where held-out texts cannot tell. "model" is the one from outside."""
+LABELLERS = ("present", "model", "contrast", "matched", "expansion", "nearest")
+"""In the order in which they win where held-out texts cannot tell. "present" are the labels that there are, "model" the
+labeller from outside."""
 STRONGEST = 8
 """Latents of a text that count as firing on it."""
 _SPLIT = (0.6, 0.8)
@@ -71,8 +72,9 @@ class Names:
 
 
 def name_latents(sae: SAE, x: F32, texts: Sequence[str], *, embedder: DenseEncoder | None, judge: SparseEncoder,
-                 codes: csr_matrix | None = None, vectors: csr_matrix | None = None, writer: Writer | None = None,
-                 strongest: int = STRONGEST, top: int = 6, seed: int = 0, progress: Progress | None = None) -> Names:
+                 codes: csr_matrix | None = None, vectors: csr_matrix | None = None, present: Sequence[str] = (),
+                 writer: Writer | None = None, strongest: int = STRONGEST, top: int = 6, seed: int = 0,
+                 progress: Progress | None = None) -> Names:
     """Name every latent of an autoencoder.
 
     Parameters
@@ -92,6 +94,8 @@ def name_latents(sae: SAE, x: F32, texts: Sequence[str], *, embedder: DenseEncod
         them counts wherever it fires.
     vectors : csr_matrix, shape (B, V), optional
         The judge's weights of the texts, where they are known.
+    present : sequence of str, length N, optional
+        Labels that compete, too: made from other texts, they may be better than what few texts say.
     writer : callable, optional
         One more labeller, such as :class:`sparsight.encoders.sae.language_model.LanguageModel`.
     top : int
@@ -115,6 +119,8 @@ def name_latents(sae: SAE, x: F32, texts: Sequence[str], *, embedder: DenseEncod
     if len(texts) != len(x) or len(x) < _LEAST_TEXTS:
         raise ShapeError(f"expected a text a row, at least {_LEAST_TEXTS}, got {len(texts)} and {len(x)}",
                          field="texts")
+    if len(present) not in (0, sae.n_latents):
+        raise ShapeError(f"expected {sae.n_latents} present labels or none, got {len(present)}", field="present")
     for name, given, least in (("top", top, 1), ("strongest", strongest, 0)):
         if given < least:
             raise InvalidArgumentError(f"expected {name} of at least {least}, got {given}", field=name)
@@ -127,8 +133,9 @@ def name_latents(sae: SAE, x: F32, texts: Sequence[str], *, embedder: DenseEncod
     order = np.random.default_rng(seed).permutation(len(x))
     seen, chosen_by, held = (np.sort(part) for part in np.split(order, [int(share * len(x)) for share in _SPLIT]))
     tell(0.5, "finding words")
-    labels = _labels(sae, x[seen], [texts[row] for row in seen], codes[seen], vectors[seen], embedder, judge, writer,
-                     top, tell)
+    labels: dict[str, Sequence[str]] = {"present": present} if any(present) else {}
+    labels |= _labels(sae, x[seen], [texts[row] for row in seen], codes[seen], vectors[seen], embedder, judge, writer,
+                      top, tell)
     tell(0.7, "judging names")
     asked = {name: judge.encode(of, mode="query") for name, of in labels.items()}
     validated = {name: score_labels(of, vectors[chosen_by], codes[chosen_by], seed) for name, of in asked.items()}

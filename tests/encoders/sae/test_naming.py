@@ -186,7 +186,7 @@ def named() -> tuple[list[str], Names]:
         texts.append(" ".join([subject, *rng.choice(SUBJECTS[subject], 2, False), *rng.choice(FILLER, 4, False)]))
     told: list[tuple[float, str]] = []
     names = name_latents(axes_sae(), Dense().encode(texts), texts, embedder=Dense(), judge=Sparse(),  # type: ignore[arg-type]
-                         progress=lambda share, what: told.append((share, what)))
+                         top=4, progress=lambda share, what: told.append((share, what)))
     assert [share for share, _ in told] == sorted(share for share, _ in told) and told[-1][0] == 1.0
     return texts, names
 
@@ -204,12 +204,28 @@ def test_the_best_labeller_wins(named: tuple[list[str], Names]) -> None:
     _, names = named
     for latent, labeller in enumerate(names.labellers):
         assert names.scores.detection[latent] == names.by_labeller[labeller].detection[latent]
-    assert set(names.by_labeller) == set(LABELLERS) - {"model"}
+    assert set(names.by_labeller) == set(LABELLERS) - {"model", "present"}
+
+
+def test_present_labels_compete(named: tuple[list[str], Names]) -> None:
+    texts, names = named
+
+    def again(present: list[str]) -> Names:
+        return name_latents(axes_sae(), Dense().encode(texts), texts, embedder=Dense(),  # type: ignore[arg-type]
+                            judge=Sparse(), present=present, top=4)  # type: ignore[arg-type]
+
+    assert set(again(list(names.labels)).labellers) == {"present"}  # as good as any: the label stays
+    of_another = [*names.labels[1:], names.labels[0]]
+    assert "present" not in again(of_another).labellers and again(of_another).labels == names.labels
+    assert "present" not in again([""] * len(names.labels)).by_labeller
+    with pytest.raises(ShapeError, match="present labels"):
+        again(["x"])
 
 
 def test_same_seed_same_names(named: tuple[list[str], Names]) -> None:
     texts, names = named
-    again = name_latents(axes_sae(), Dense().encode(texts), texts, embedder=Dense(), judge=Sparse())  # type: ignore[arg-type]
+    again = name_latents(axes_sae(), Dense().encode(texts), texts, top=4,
+                         embedder=Dense(), judge=Sparse())  # type: ignore[arg-type]
     assert again.labels == names.labels and again.labellers == names.labellers
     np.testing.assert_array_equal(again.scores.intruder, names.scores.intruder)
 
@@ -221,7 +237,7 @@ def test_few_texts_do_not_outweigh_what_a_labeller_is_worth() -> None:
     def scores(*detection: float) -> LabelScores:
         return LabelScores(np.array(detection), nothing, nothing, nothing)
 
-    own = LABELLERS[1:]
+    own = LABELLERS[2:]
     labels = {name: ["" if name == "matched" else "a", "b", "c"] for name in own}
     found = {"contrast": scores(0.8, 0.9, np.nan), "matched": scores(1.0, 0.5, np.nan),
              "expansion": scores(0.95, 0.92, np.nan), "nearest": scores(0.5, 0.5, np.nan)}
