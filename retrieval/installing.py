@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,8 +27,9 @@ def install_sae(store: CollectionStore, sae: SAE, spec: SAEField) -> None:
     field = sae_field(sae, spec, schema.field(spec.source))
     assert isinstance(field.spec, SAEField)
     folder = store.folder / field.spec.model
-    if not folder.exists():
-        _save(sae, folder)
+    with store.maintenance_lock:  # another training may save the same one
+        if not folder.exists():
+            _save(sae, folder)
     maintenance.rebuild(store, _with_field(schema, field))
 
 
@@ -42,13 +44,9 @@ def install_names(store: CollectionStore, sae: SAE, field: FieldSchema) -> None:
         The field has another autoencoder by now.
     """
     assert isinstance(field.spec, SAEField)
-    first, number = field.spec.model.split("~")[0], 2
-    while (store.folder / f"{first}~{number}").exists():
-        number += 1
-    model = f"{first}~{number}"
-    _save(sae, store.folder / model)
+    first = field.spec.model.split("~")[0]
 
-    def work() -> None:
+    def work(model: str) -> None:
         now = store.schema.field(field.name)
         if now is None or now.fingerprint != field.fingerprint:
             raise FailedPreconditionError(f"field {field.name!r} was filled anew while its features were named",
@@ -57,8 +55,10 @@ def install_names(store: CollectionStore, sae: SAE, field: FieldSchema) -> None:
         new = replace(now, spec=replace(now.spec, model=model))
         store.catalog.set_meta("schema", _with_field(store.schema, new).to_json())
 
-    with store.maintenance_lock:
-        store.run(work)
+    with store.maintenance_lock:  # one naming at a time takes a number
+        number = next(number for number in count(2) if not (store.folder / f"{first}~{number}").exists())
+        _save(sae, store.folder / f"{first}~{number}")
+        store.run(lambda: work(f"{first}~{number}"))
 
 
 def _with_field(schema: CollectionSchema, field: FieldSchema) -> CollectionSchema:

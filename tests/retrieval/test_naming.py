@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -113,6 +114,23 @@ def test_named_anew_all_else_stays(tmp_path: Path) -> None:
         assert len(list((tmp_path / "things" / "models").iterdir())) == 1
         things.train_sae("sae", source="vec", n_latents=24, k=2, epochs=10, seed=1)
         assert things.verify().ok
+
+
+def test_several_at_once_do_not_hinder_each_other(tmp_path: Path) -> None:
+    with sparsight.open(tmp_path) as database:
+        things = database.create_collection("things", [DenseField("vec", dimension=16)])
+        things.upsert(texts(120))
+        things.train_sae("sae", source="vec", n_latents=24, k=2, epochs=3)
+        started = [things.name_features(wait=False).name for _ in range(4)]
+        for name in started:
+            while not (operation := database.operation(name)).done:
+                time.sleep(0.01)
+            assert operation.error == ""
+        things.upsert(texts(5))
+        assert things.verify().ok
+    with sparsight.open(tmp_path) as database:
+        assert all(f.histogram for f in database["things"].features().features)
+        assert len(list((tmp_path / "things" / "models").iterdir())) == 1
 
 
 def test_a_language_model_competes(database: Database) -> None:

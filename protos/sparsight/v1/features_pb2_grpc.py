@@ -179,7 +179,10 @@ class FeatureServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def NameFeatures(self, request, context):
-        """Names the features of an SAE field anew, from the collection's own passages; labels that users gave stay.
+        """Names the features of an SAE field anew, from the collection's own passages; labels that users gave stay. Runs in the
+        background, as TrainSae.
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+        buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -64,7 +64,11 @@ class FeatureServiceStub:
     buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
     """
     NameFeatures: _grpc.UnaryUnaryMultiCallable[_features_pb2.NameFeaturesRequest, _operations_pb2.Operation]
-    """Names the features of an SAE field anew, from the collection's own passages; labels that users gave stay."""
+    """Names the features of an SAE field anew, from the collection's own passages; labels that users gave stay. Runs in the
+    background, as TrainSae.
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+    buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+    """
 
 @_typing.type_check_only
 class FeatureServiceAsyncStub(FeatureServiceStub):
@@ -101,7 +105,11 @@ class FeatureServiceAsyncStub(FeatureServiceStub):
     buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
     """
     NameFeatures: _aio.UnaryUnaryMultiCallable[_features_pb2.NameFeaturesRequest, _operations_pb2.Operation]  # type: ignore[assignment]
-    """Names the features of an SAE field anew, from the collection's own passages; labels that users gave stay."""
+    """Names the features of an SAE field anew, from the collection's own passages; labels that users gave stay. Runs in the
+    background, as TrainSae.
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+    buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+    """
 
 class FeatureServiceServicer(metaclass=_abc_1.ABCMeta):
     """Finds and describes the features (interpreted latents) of a collection's sparse autoencoders, and trains these.
@@ -201,6 +209,10 @@ class FeatureServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _features_pb2.NameFeaturesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_operations_pb2.Operation, _abc.Awaitable[_operations_pb2.Operation]]:
-        """Names the features of an SAE field anew, from the collection's own passages; labels that users gave stay."""
+        """Names the features of an SAE field anew, from the collection's own passages; labels that users gave stay. Runs in the
+        background, as TrainSae.
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+        buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+        """
 
 def add_FeatureServiceServicer_to_server(servicer: FeatureServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
