@@ -61,9 +61,9 @@ def _retriever_scores(
     field, query = leg.scored_by
     name = leg.field.name if leg.rerank or isinstance(query, ImpactQuery) else _sae_on(generation, field)
     contributions: Sequence[tuple[Contribution, ...]] = [()] * len(found)
-    if isinstance(query, ImpactQuery):
+    if places and isinstance(query, ImpactQuery):
         contributions = _impact_contributions(generation, models.get(name), leg, query, places)
-    elif name:
+    elif places and name:
         contributions = _dense_contributions(generation, models[name], name, field, query, places)
     parts = dict(zip(found, contributions, strict=True))
     explained = []
@@ -78,11 +78,9 @@ def _retriever_scores(
 
 def _stored(generation: Generation, field: str, places: Sequence[tuple[Reference, int]]
             ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8], NDArray[np.float64]]:  # fmt: skip
-    """Terms, impacts and weights of passages, one passage after another, and which passage each is of."""
+    """Which passage each is of, then terms, impacts and weights of passages, at least one, one after another."""
     rows = [generation.sparse_row(field, *place) for place in places]
     of = np.repeat(np.arange(len(rows)), [len(ids) for ids, _, _ in rows])
-    if not rows:
-        return of, np.zeros(0, np.int64), np.zeros(0, np.uint8), np.zeros(0)
     ids, impacts, weights = (np.concatenate(parts) for parts in zip(*rows, strict=True))
     return of, ids.astype(np.int64), impacts, weights.astype(np.float64)
 

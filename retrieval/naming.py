@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from sparsight.errors import CheckpointError, FailedPreconditionError
+from sparsight.errors import CheckpointError, FailedPreconditionError, IncompatibleModelError
 from sparsight.index.generation import Generation, Reference
 from sparsight.index.lexicon import searchable_text
 from sparsight.index.store import CollectionStore
@@ -24,7 +24,7 @@ from sparsight.retrieval.stored_codes import chosen_passages, stored_rows
 from sparsight.types import DenseField, SAEField, SparseField
 
 if TYPE_CHECKING:
-    from sparsight.encoders import SAE, SparseEncoder
+    from sparsight.encoders import SAE, DenseEncoder, SparseEncoder
     from sparsight.encoders.sae.language_model import LanguageModel
     from sparsight.encoders.sae.naming import Writer
 
@@ -35,6 +35,7 @@ MOST_PASSAGES = 30_000
 MIN_PASSAGES = 64
 _EXAMPLES = 5
 _FEW = 20  # passages
+_NO_MODEL = (CheckpointError, IncompatibleModelError)  # names get worse without a model; a training must not be lost
 
 
 def name_features(store: CollectionStore, field: str, language_model: LanguageModel | None
@@ -130,10 +131,8 @@ def _judged(generation: Generation, sae: SAE, source: str, passages: _Passages, 
     from sparsight.encoders.sae.naming import name_latents
 
     field, encoder = judge
-    dense = generation.field(source)
-    assert isinstance(dense.spec, DenseField)
     names = name_latents(sae, passages.x, passages.texts, judge=encoder, present=sae.labels, writer=writer,
-                         embedder=dense_encoder(dense) if dense.spec.encoder else None, codes=codes,
+                         embedder=_embedder(generation, source), codes=codes,
                          vectors=stored_rows(generation, field, passages.places),
                          progress=lambda share, what: tell(0.2 + 0.7 * share, what))
     before = sae.notes.sources or ("",) * sae.n_latents
@@ -177,11 +176,22 @@ def _judge(generation: Generation) -> tuple[str, SparseEncoder] | None:
 
     for field in generation.schema.fields:
         if isinstance(field.spec, SparseField) and field.spec.encoder:
-            encoder = sparse_encoder(field)
-            with contextlib.suppress(CheckpointError):  # it has no table
-                quick = load_encoder(f"{split_name(field.spec.encoder)[0]}#table")
-                encoder = cast("SparseEncoder", quick)
-            return field.name, encoder
+            with contextlib.suppress(*_NO_MODEL):
+                encoder = sparse_encoder(field)
+                with contextlib.suppress(CheckpointError):  # it has no table
+                    quick = load_encoder(f"{split_name(field.spec.encoder)[0]}#table")
+                    encoder = cast("SparseEncoder", quick)
+                return field.name, encoder
+    return None
+
+
+def _embedder(generation: Generation, source: str) -> DenseEncoder | None:
+    """What made the dense field's vectors, where it can be had."""
+    field = generation.field(source)
+    assert isinstance(field.spec, DenseField)
+    if field.spec.encoder:
+        with contextlib.suppress(*_NO_MODEL):
+            return dense_encoder(field)
     return None
 
 

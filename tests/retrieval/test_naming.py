@@ -11,8 +11,14 @@ import pytest
 
 import sparsight
 from sparsight.encoders.sae.language_model import LanguageModel
-from sparsight.errors import FailedPreconditionError, InvalidQueryError, ReadOnlyError, UnknownFieldError
-from sparsight.retrieval import Collection, Database
+from sparsight.errors import (
+    CheckpointError,
+    FailedPreconditionError,
+    InvalidQueryError,
+    ReadOnlyError,
+    UnknownFieldError,
+)
+from sparsight.retrieval import Collection, Database, naming
 from sparsight.types import DenseField, Query, Retriever, SAEField, SparseField
 from tests.encoders.sae.chat_endpoint import Endpoint, said
 from tests.retrieval.conftest import TOPICS, documents
@@ -114,6 +120,20 @@ def test_named_anew_all_else_stays(tmp_path: Path) -> None:
         assert len(list((tmp_path / "things" / "models").iterdir())) == 1
         things.train_sae("sae", source="vec", n_latents=24, k=2, epochs=10, seed=1)
         assert things.verify().ok
+
+
+def test_a_training_is_not_lost_with_the_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(field: object) -> None:
+        raise CheckpointError("the model cannot be had")
+
+    with sparsight.open(tmp_path) as database:
+        fields = [SparseField("words", encoder="sparsight-small"), DenseField("vec", dimension=16)]
+        things = database.create_collection("things", fields)
+        things.upsert(texts(70))
+        monkeypatch.setattr(naming, "sparse_encoder", gone)
+        things.train_sae("sae", source="vec", n_latents=24, k=2, epochs=3)
+        features = things.features().features
+        assert any(f.label_source == "contrast" for f in features) and all(f.quality is None for f in features)
 
 
 def test_several_at_once_do_not_hinder_each_other(tmp_path: Path) -> None:
