@@ -61,8 +61,9 @@ def _retriever_scores(
     field, query = leg.scored_by
     name = leg.field.name if leg.rerank or isinstance(query, ImpactQuery) else _sae_on(generation, field)
     contributions: Sequence[tuple[Contribution, ...]] = [()] * len(found)
-    if places and isinstance(query, ImpactQuery):
-        contributions = _impact_contributions(generation, models.get(name), leg, query, places)
+    if isinstance(query, ImpactQuery):
+        if places:
+            contributions = _impact_contributions(generation, models.get(name), leg, query, places)
     elif places and name:
         contributions = _dense_contributions(generation, models[name], name, field, query, places)
     parts = dict(zip(found, contributions, strict=True))

@@ -19,7 +19,7 @@ from sparsight.service.commands.common import (
     open_collection,
     open_store,
 )
-from sparsight.service.commands.training import follow
+from sparsight.service.commands.training import follow, tell
 
 __all__ = ["name_features"]
 
@@ -54,12 +54,7 @@ def name_features(
         else:
             operation = target.name_features(field, wait=False)
         operation = follow(store, operation, output)
-        seconds = time.perf_counter() - started
-        output.result({"collection": target.name, "field": field, "seconds": round(seconds, 3),
-                       "report": operation.result})
-        output.console.print(f"named the features of {target.name} in {seconds:.1f} s")
-        for name, value in operation.result.items():
-            output.console.print(f"  {name}: {value:.4g}" if isinstance(value, float) else f"  {name}: {value}")
+        tell(output, operation, "named the features", target.name, field, time.perf_counter() - started)
 
 
 def _key(variable: str) -> str:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sparsight.service.commands.common import Store
     from sparsight.types import Operation
 
-__all__ = ["follow", "train_sae", "train_splade"]
+__all__ = ["follow", "tell", "train_sae", "train_splade"]
 
 _POLL_S = 0.2
 
@@ -73,12 +73,15 @@ def train_sae(
             scorer=cast(Literal["decode", "symmetric"], scorer), max_query_terms=max_query_terms,
             rescore=rescore, weighting=cast(Literal["none", "idf", "bm25"], weighting), k1=k1, wait=False)
         operation = follow(store, operation, output)
-        seconds = time.perf_counter() - started
-        output.result({"collection": target.name, "field": field, "seconds": round(seconds, 3),
-                       "report": operation.result})
-        output.console.print(f"trained {field} of {target.name} in {seconds:.1f} s")
-        for name, value in operation.result.items():
-            output.console.print(f"  {name}: {value:.4g}" if isinstance(value, float) else f"  {name}: {value}")
+        tell(output, operation, f"trained {field}", target.name, field, time.perf_counter() - started)
+
+
+def tell(output: Output, operation: Operation, done: str, collection: str, field: str, seconds: float) -> None:
+    """Print what an operation on a collection's features reports."""
+    output.result({"collection": collection, "field": field, "seconds": round(seconds, 3), "report": operation.result})
+    output.console.print(f"{done} of {collection} in {seconds:.1f} s")
+    for name, value in operation.result.items():
+        output.console.print(f"  {name}: {value:.4g}" if isinstance(value, float) else f"  {name}: {value}")
 
 
 def _train_sae_run(config: str, vectors: str, out: str, queries: str, slice_seconds: float, device: str,
