@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -135,7 +135,8 @@ class Container:
         self.identity: dict[str, Any] = header["identity"]
         self._directory = {entry["name"]: _Entry.of(entry) for entry in header["arrays"]}
         self._checked = bytearray(len(self._crcs))
-        self._whole: dict[str, NDArray[Any]] = {}
+        self._arrays: dict[str, NDArray[Any]] = {}
+        self._whole: set[str] = set()  # arrays of which every block was checked
 
     def _corrupt(self, what: str, block: int = -1) -> CorruptIndexError:
         return CorruptIndexError(f"{self.path}: {what}; `sparsight repair` rebuilds it", path=self.path, block=block)
@@ -193,14 +194,29 @@ class Container:
         """An array, or rows [start, stop) of it along its first axis; read-only, not copied."""
         if start == 0 and stop is None:
             if name not in self._whole:  # looking through its blocks again would take longer than most uses
-                self._whole[name] = self.array(name, 0, self._directory[name].shape[0])
-            return self._whole[name]
-        offset, dtype, shape, row_bytes = self._directory[name]
+                self.array(name, 0, self._directory[name].shape[0])
+                self._whole.add(name)
+            return self._mapped(name)
+        offset, _, shape, row_bytes = self._directory[name]
         stop = shape[0] if stop is None else stop
-        begin, end = offset + start * row_bytes, offset + stop * row_bytes
-        self._check(begin, end)
-        flat = np.frombuffer(self._view, dtype, (end - begin) // dtype.itemsize, self._data_start + begin)
-        return flat.reshape(stop - start, *shape[1:]) if len(shape) > 1 else flat
+        self._check(offset + start * row_bytes, offset + stop * row_bytes)
+        return self._mapped(name)[start:stop]
+
+    def take(self, name: str, rows: NDArray[np.int64], spans: Sequence[tuple[int, int]]) -> NDArray[Any]:
+        """Some rows of an array, copied. They lie in ``spans``, [start, stop) each, whose blocks alone are checked."""
+        offset, _, _, row_bytes = self._directory[name]
+        for start, stop in spans:
+            self._check(offset + start * row_bytes, offset + stop * row_bytes)
+        taken: NDArray[Any] = self._mapped(name)[rows]
+        return taken
+
+    def _mapped(self, name: str) -> NDArray[Any]:
+        """A whole array, whose blocks may not have been checked."""
+        if name not in self._arrays:
+            offset, dtype, shape, _ = self._directory[name]
+            flat = np.frombuffer(self._view, dtype, math.prod(shape), self._data_start + offset)
+            self._arrays[name] = flat.reshape(shape)
+        return self._arrays[name]
 
     def verify(self) -> None:
         """Check every block again, whether or not it was read before."""

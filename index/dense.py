@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sparsight.errors import InvalidArgumentError, InvalidVectorError, ShapeError
+from sparsight.index.ranges import ranges
 
 __all__ = ["DenseHits", "DenseIndex", "FlatIndex", "scores"]
 
@@ -166,13 +167,6 @@ class Plan:
         return np.arange(self.total) if self.rows is None else self.rows
 
 
-def ranges(begins: NDArray[np.int64], lengths: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """``begins[i], begins[i] + 1, ...`` (``lengths[i]`` of them) in one array, and where each range starts in it."""
-    ends = np.cumsum(lengths)
-    starts = ends - lengths
-    return np.repeat(begins - starts, lengths) + np.arange(ends[-1] if len(ends) else 0), starts
-
-
 def _plan(offsets: NDArray[np.int64], mask: NDArray[np.uint64] | None) -> Plan:
     lengths = np.diff(offsets)
     allowed = lengths > 0
@@ -184,7 +178,7 @@ def _plan(offsets: NDArray[np.int64], mask: NDArray[np.uint64] | None) -> Plan:
     if total == offsets[-1]:
         return Plan(documents, offsets[documents], None, total)
     rows, starts = ranges(offsets[documents], kept)
-    return Plan(documents, starts, rows, total)
+    return Plan(documents, starts[:-1], rows, total)
 
 
 def _select(found: F32Array, plan: Plan, k: int, margin: float) -> NDArray[np.int64]:

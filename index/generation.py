@@ -17,12 +17,13 @@ from sparsight.errors import UnknownFieldError
 from sparsight.index.effort import NO_WORK, shared_out, total_work
 from sparsight.index.filters import Node
 from sparsight.index.parts import BoolMask, ImpactQuery, LocalHits, Part, both
+from sparsight.index.ranges import SparseRows
 from sparsight.index.rows import Row
 from sparsight.index.schema import CollectionSchema, DerivedModel, FieldSchema
 from sparsight.kernels import CancelFlag, Work
 from sparsight.types import Effort
 
-__all__ = ["Condition", "Found", "Generation", "Mask", "Reference"]
+__all__ = ["Condition", "Found", "Generation", "Mask", "Place", "Reference"]
 
 _EXACT = Effort()
 
@@ -35,6 +36,10 @@ class Reference(NamedTuple):
 
     part: int
     document: int
+
+
+Place: TypeAlias = tuple[Reference, int]
+"""A passage of a document."""
 
 
 class Found(NamedTuple):
@@ -89,6 +94,16 @@ def _found(position: int, part: Part, hits: LocalHits) -> Found:
         hits.passages,
         hits.work,
     )
+
+
+def _by_part(places: Sequence[Place]) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]]:
+    """Passages of each part: the part, their numbers among all, documents and passages."""
+    parts: dict[int, list[tuple[int, int, int]]] = {}
+    for number, ((part, document), passage) in enumerate(places):
+        parts.setdefault(part, []).append((number, document, passage))
+    for part, rows in parts.items():
+        numbers, documents, passages = np.array(rows, np.int64).T
+        yield part, numbers, documents, passages
 
 
 def _merge(found: Sequence[Found], k: int) -> Found:
@@ -276,15 +291,35 @@ class Generation:
         """The stored parts of a document, without vectors."""
         return self.parts[reference.part].document(reference.document)
 
+    # --- passages' vectors ---------------------------------------------------------------------------------
+
+    def sparse_rows(self, field: str, places: Sequence[Place]) -> SparseRows:
+        """Passages in an impact field, in their order."""
+        found = [(at, self.parts[part].sparse_rows(field, documents, passages))
+                 for part, at, documents, passages in _by_part(places)]
+        return SparseRows.joined([rows for _, rows in found], [at for at, _ in found])
+
     def sparse_row(
         self, field: str, reference: Reference, passage: int
     ) -> tuple[NDArray[np.uint32], NDArray[np.uint8], NDArray[np.float32]]:
         """A passage's term ids, 8-bit impacts and weights in an impact field."""
-        return self.parts[reference.part].sparse_row(field, reference.document, passage)
+        _, ids, impacts, weights = self.sparse_rows(field, [(reference, passage)])
+        return ids, impacts, weights
+
+    def dense_rows(self, field: str, places: Sequence[Place]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Dense vectors (n, D) of passages, in their order, and which of them are there."""
+        x = np.zeros((len(places), self.field(field).dimension), np.float32)
+        there = np.zeros(len(places), bool)
+        for part, at, documents, passages in _by_part(places):
+            x[at], there[at] = self.parts[part].dense_rows(field, documents, passages)
+        return x, there
 
     def dense_row(self, field: str, reference: Reference, passage: int) -> NDArray[np.float32] | None:
         """A passage's dense vector, or None."""
-        return self.parts[reference.part].dense_row(field, reference.document, passage)
+        (row,), (there,) = self.dense_rows(field, [(reference, passage)])
+        return row if there else None
+
+    # --- frequencies ---------------------------------------------------------------------------------------
 
     def document_frequency(self, field: str, terms: NDArray[np.uint32]) -> NDArray[np.int64]:
         """Passages that hold each term."""

@@ -21,9 +21,9 @@ from sparsight.index.dense import (
     dots,
     faiss_threads,
     load_faiss,
-    ranges,
     rank_passages,
 )
+from sparsight.index.ranges import ranges
 
 __all__ = ["HNSWIndex", "build_hnsw"]
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from sparsight.index.effort import NO_WORK
 from sparsight.index.filters import Node
+from sparsight.index.ranges import SparseRows, ranges
 from sparsight.index.rows import Row
 from sparsight.index.segment import Segment, pack_bits
 from sparsight.kernels import EXACT, CancelFlag, Effort, Work, score_passages, score_postings, topk_documents_batch
@@ -86,11 +87,11 @@ class Part(Protocol):
 
     def document_frequency(self, field: str, terms: NDArray[np.uint32]) -> NDArray[np.int64]: ...
 
-    def sparse_row(
-        self, field: str, document: int, passage: int
-    ) -> tuple[NDArray[np.uint32], NDArray[np.uint8], NDArray[np.float32]]: ...
+    def sparse_rows(self, field: str, documents: NDArray[np.int64], passages: NDArray[np.int64]) -> SparseRows: ...
 
-    def dense_row(self, field: str, document: int, passage: int) -> NDArray[np.float32] | None: ...
+    def dense_rows(
+        self, field: str, documents: NDArray[np.int64], passages: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]: ...
 
     def passages_of(self, document: int) -> int: ...
 
@@ -115,10 +116,9 @@ def passage_rows(
     passage_offsets: NDArray[np.uint32], documents: NDArray[np.int64]
 ) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
     """All passages of some documents, and where each document's begin among them."""
-    starts = passage_offsets[documents].astype(np.int64)
-    counts = passage_offsets[documents + 1].astype(np.int64) - starts
-    begins = np.cumsum(counts) - counts
-    return (np.repeat(starts - begins, counts) + np.arange(int(counts.sum()))).astype(np.uint32), begins
+    begins = passage_offsets[documents]
+    rows, starts = ranges(begins, passage_offsets[documents + 1] - begins)
+    return rows.astype(np.uint32), starts[:-1]
 
 
 def documents_of(passage_offsets: NDArray[np.uint32], passages: NDArray[np.uint32]) -> NDArray[np.int64]:
@@ -297,18 +297,16 @@ class SegmentPart:
         at = np.minimum(np.searchsorted(postings.term_ids, terms), len(postings.term_ids) - 1)
         return np.where(postings.term_ids[at] == terms, postings.frequencies[at].astype(np.int64), 0)
 
-    def sparse_row(
-        self, field: str, document: int, passage: int
-    ) -> tuple[NDArray[np.uint32], NDArray[np.uint8], NDArray[np.float32]]:
-        """One passage's term ids, 8-bit impacts and weights."""
-        return self.segment.sparse_row(field, int(self.segment.passage_offsets[document]) + passage)
+    def sparse_rows(self, field: str, documents: NDArray[np.int64], passages: NDArray[np.int64]) -> SparseRows:
+        """Passages of documents in an impact field."""
+        return self.segment.sparse_rows(field, self.segment.passage_offsets[documents] + passages)
 
-    def dense_row(self, field: str, document: int, passage: int) -> NDArray[np.float32] | None:
-        """One passage's dense vector, or None."""
-        if not _bits_at(self.segment.present(field), np.array([document])).all():
-            return None
-        row: NDArray[np.float32] = self.segment.dense_rows(field)[int(self.segment.passage_offsets[document]) + passage]
-        return row
+    def dense_rows(
+        self, field: str, documents: NDArray[np.int64], passages: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Dense vectors (n, D) of passages of documents, and which of them are there."""
+        rows = self.segment.dense_rows(field)[self.segment.passage_offsets[documents] + passages]
+        return rows, _bits_at(self.segment.present(field), documents)
 
     def passages_of(self, document: int) -> int:
         """Passages of a document."""

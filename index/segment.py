@@ -21,6 +21,7 @@ from sparsight.errors import CorruptIndexError, IncompatibleModelError
 from sparsight.index import columns, storage
 from sparsight.index.bm25 import BM25
 from sparsight.index.container import Container, write_container
+from sparsight.index.ranges import SparseRows, ranges
 from sparsight.index.rows import Row
 from sparsight.index.schema import CollectionSchema, DerivedModel, FieldSchema, quantise
 from sparsight.kernels import Forward, Postings
@@ -275,20 +276,21 @@ class Segment:
         def make() -> Postings:
             get = self._fields[field].array
             arrays: dict[str, Any] = {name: get(name) for name in POSTINGS_ARRAYS}
-            return Postings(**arrays, passage_offsets=self.passage_offsets)
+            most_terms = int(np.diff(self._forward[field].array("indptr")).max(initial=0))
+            return Postings(**arrays, passage_offsets=self.passage_offsets, most_terms=most_terms)
 
         found: Postings = self._cached("postings", field, make)
         return found
 
-    def sparse_row(self, field: str, passage: int) -> tuple[NDArray[np.uint32], NDArray[np.uint8], NDArray[np.float32]]:
-        """One passage's term ids, 8-bit impacts and weights (as stored, float16 or float32)."""
+    def sparse_rows(self, field: str, passages: NDArray[np.int64]) -> SparseRows:
+        """Passages in an impact field; weights as they are stored, in float16 or float32."""
         container = self._forward[field]
-        start, stop = (int(x) for x in container.array("indptr", passage, passage + 2))
-        return (
-            container.array("term_ids", start, stop),
-            container.array("impacts", start, stop),
-            container.array("values", start, stop).astype(np.float32),
-        )
+        indptr = container.array("indptr")
+        begins, ends = indptr[passages], indptr[passages + 1]
+        rows, starts = ranges(begins, ends - begins)
+        spans = list(zip(begins.tolist(), ends.tolist(), strict=True))
+        ids, impacts, values = (container.take(name, rows, spans) for name in ("term_ids", "impacts", "values"))
+        return SparseRows(starts, ids, impacts, values.astype(np.float32))
 
     def forward(self, field: str) -> Forward:
         """All passages' 8-bit impacts, by passage. The first call reads and checks them all."""

@@ -21,6 +21,7 @@ __all__ = ["EXACT", "CancelFlag", "Effort", "Forward", "Postings", "TopK", "Work
 
 MAX_DOCUMENTS = 2**31 - 1  # document numbers travel as int32
 PADDING = 64  # bytes after the last cell
+UNKNOWN = 2**32 - 1  # most_terms where nothing is known
 
 
 def require_array(array: Any, name: str, dtype: DTypeLike, shape: tuple[int | None, ...]) -> None:
@@ -130,6 +131,9 @@ class Postings:
         All cells, then 64 bytes of zero: vector loads may reach that far.
     passage_offsets : uint32, shape (D + 1,)
         The passages of document d are ``[passage_offsets[d], passage_offsets[d + 1])``; none is allowed.
+    most_terms : int
+        No passage holds more terms than this, at least 0. It bounds the scan's rounding: a query of many more terms
+        than a passage can hold, as those of SAE fields, is answered several times as fast where it is known.
 
     Raises
     ------
@@ -147,6 +151,7 @@ class Postings:
     cell_bytes: NDArray[np.uint32]
     data: NDArray[np.uint8]
     passage_offsets: NDArray[np.uint32]
+    most_terms: int = UNKNOWN
     native: Any = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -176,7 +181,7 @@ class Postings:
         single = self.n_documents == self.n_passages and bool((np.diff(self.passage_offsets) == 1).all())
         handle = _native.Postings(
             self.term_ids, self.frequencies, self.max_impacts, self.cell_offsets, self.byte_offsets, self.cell_blocks,
-            self.cell_bytes, self.data, self.passage_offsets, single,
+            self.cell_bytes, self.data, self.passage_offsets, single, self.most_terms,
         )  # fmt: skip
         object.__setattr__(self, "native", handle)
 
@@ -215,7 +220,7 @@ class Postings:
         if len(indptr) > 1 and (indptr[1:] < indptr[:-1]).any():
             raise ShapeError("indptr: expected ascending offsets", field="indptr")
         made = _native.build_postings(indptr, term_ids, impacts, threads or len(os.sched_getaffinity(0)))
-        return cls(*made, passage_offsets)
+        return cls(*made, passage_offsets, int(np.diff(indptr).max(initial=0)))
 
     @property
     def n_documents(self) -> int:
@@ -260,12 +265,15 @@ class Postings:
             "postings.passage_offsets",
             "expected ascending offsets",
         )
+        held = np.zeros(self.n_passages, np.uint32)
         for at, term in enumerate(self.term_ids.tolist()):
             passages, impacts = self.decode(term)
             if len(passages) == 0 or len(passages) != self.frequencies[at] or impacts.max() != self.max_impacts[at]:
                 raise _corrupt("postings.frequencies", f"term {term} contradicts its frequency or largest impact", at)
             if passages[-1] >= self.n_passages or (passages[1:] <= passages[:-1]).any() or not impacts.all():
                 raise _corrupt("postings.data", f"passages of term {term} do not ascend or are out of range", at)
+            held[passages] += 1
+        _require_all(held <= self.most_terms, "postings.most_terms", f"expected at most {self.most_terms} in a passage")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

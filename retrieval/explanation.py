@@ -79,11 +79,10 @@ def _retriever_scores(
 
 def _stored(generation: Generation, field: str, places: Sequence[tuple[Reference, int]]
             ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8], NDArray[np.float64]]:  # fmt: skip
-    """Which passage each is of, then terms, impacts and weights of passages, at least one, one after another."""
-    rows = [generation.sparse_row(field, *place) for place in places]
-    of = np.repeat(np.arange(len(rows)), [len(ids) for ids, _, _ in rows])
-    ids, impacts, weights = (np.concatenate(parts) for parts in zip(*rows, strict=True))
-    return of, ids.astype(np.int64), impacts, weights.astype(np.float64)
+    """Which passage each is of, then terms, impacts and weights of passages one after another."""
+    rows = generation.sparse_rows(field, places)
+    of = np.repeat(np.arange(len(places)), np.diff(rows.indptr))
+    return of, rows.ids.astype(np.int64), rows.impacts, rows.weights.astype(np.float64)
 
 
 def _in_order(of: NDArray[np.int64], count: int, terms: NDArray[np.int64], label: Callable[[int], str],
@@ -91,8 +90,9 @@ def _in_order(of: NDArray[np.int64], count: int, terms: NDArray[np.int64], label
               ) -> list[tuple[Contribution, ...]]:  # fmt: skip
     """Contributions of each passage, the largest first, equal ones by lower term."""
     order = np.lexsort((terms, -np.abs(scores), of))
-    made = [Contribution(term, label(term), *parts) for term, *parts in zip(
-        *(array[order].tolist() for array in (terms, query, document, scores)), strict=True)]
+    named = terms[order].tolist()
+    parts = (part[order].tolist() for part in (query, document, scores))
+    made = list(map(Contribution._make, zip(named, map(label, named), *parts, strict=True)))
     ends = np.cumsum(np.bincount(of, minlength=count)).tolist()
     return [tuple(made[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
 
@@ -122,13 +122,13 @@ def _dense_contributions(
     """
     assert isinstance(model, SAEModel)
     sae = model.sae
-    vectors = [generation.dense_row(source, *place) for place in places]
-    x = np.stack([np.zeros(sae.d_in, np.float32) if vector is None else vector for vector in vectors])
+    x, there = generation.dense_rows(source, places)
     if model.posts_codes and sae.document_mode == "pursuit":
         of, latents, _, codes = _stored(generation, name, places)
         rows = sae.W_dec[latents]
         ends = np.searchsorted(of, np.arange(len(places) + 1)).tolist()
-        rebuilt = np.stack([codes[start:end] @ rows[start:end] for start, end in pairwise(ends)])
+        single = codes.astype(np.float32)  # so that the rows need no copy in double precision
+        rebuilt = np.stack([single[start:end] @ rows[start:end] for start, end in pairwise(ends)])
         lengths = (rebuilt * (x - sae.b_dec)).sum(1) / np.maximum((rebuilt * rebuilt).sum(1), 1e-30)
         codes = codes * lengths[of]
     else:
@@ -136,9 +136,10 @@ def _dense_contributions(
         of = np.repeat(np.arange(len(places)), np.diff(coded.indptr))
         latents, codes = coded.indices.astype(np.int64), coded.data.astype(np.float64)
         rows = sae.W_dec[latents]
-    there = np.array([vector is not None for vector in vectors])[of]
-    of, latents, codes = of[there], latents[there], codes[there]
-    along = (rows[there] @ query).astype(np.float64)
+    along = (rows @ query).astype(np.float64)
+    if not there.all():
+        own = there[of]
+        of, latents, codes, along = of[own], latents[own], codes[own], along[own]
     return _in_order(of, len(places), latents, label_of(generation, name, model), along, codes, along * codes)
 
 
@@ -223,7 +224,7 @@ def _by_feature(generation: Generation, plan: Plan, ranking: Ranking, position: 
     total: dict[int, Contribution] = {}
     for column, leg in enumerate(plan.legs):
         steering, passage = leg.steering, int(ranking.passages[position, column])
-        if steering is None or passage < 0 or leg.query is leg.base:
+        if steering is None or passage < 0 or not leg.moved:
             continue
         label = label_of(generation, steering.field.name, steering.model)
         for f, delta, weight in _edit_parts(generation, leg, steering, ranking.references[position], passage):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -31,10 +31,10 @@ __all__ = ["Leg", "fill_legs", "level_values", "quantised_for", "source_of"]
 class Leg:
     """One retriever of one query, ready to run.
 
-    ``query`` is searched; ``base`` is what it would be without edits (the same object when nothing is steered).
-    ``vector`` is the dense query behind a dense or SAE leg. ``scorer``, ``max_terms``, ``rerank`` and ``rescore`` are
-    those of SAE legs; where ``query`` lacks some weights and candidates are to be scored with all, ``whole`` has all,
-    and ``base_whole`` those without edits.
+    ``query`` is searched; where edits ``moved`` it, ``base`` is what it would be without them, or ``make_base`` makes
+    it, as few searches ask. ``vector`` is the dense query behind a dense or SAE leg. ``scorer``, ``max_terms``,
+    ``rerank`` and ``rescore`` are those of SAE legs; where ``query`` lacks some weights and candidates are to be scored
+    with all, ``whole`` has all.
     """
 
     field: FieldSchema
@@ -44,7 +44,8 @@ class Leg:
     query: ImpactQuery | NDArray[np.float32] | None = None
     base: ImpactQuery | NDArray[np.float32] | None = None
     whole: ImpactQuery | None = None
-    base_whole: ImpactQuery | None = None
+    moved: bool = False
+    make_base: Callable[[], tuple[ImpactQuery, ImpactQuery | None]] | None = None
     vector: NDArray[np.float32] | None = None
     base_vector: NDArray[np.float32] | None = None
     steering: Steering | None = None
@@ -58,6 +59,11 @@ class Leg:
     def scored_again(self) -> int:
         """Candidates that are found by ``query`` and scored by another, at least; 0: that is their score."""
         return self.rerank or (self.rescore if self.whole is not None else 0)
+
+    def without_edits(self) -> Leg:
+        """The leg as it is without edits."""
+        query, whole = (self.base, self.whole) if self.make_base is None else self.make_base()
+        return replace(self, query=query, whole=whole, vector=self.base_vector, steering=None, moved=False)
 
     @property
     def scored_by(self) -> tuple[str, ImpactQuery | NDArray[np.float32]]:
@@ -91,8 +97,9 @@ def fill_legs(generation: Generation, models: Mapping[str, DerivedModel], legs: 
         assert leg.vector is not None
         if isinstance(leg.field.spec, DenseField):
             leg.base = leg.query = leg.vector
-            if leg.steering is not None:
-                leg.query = leg.vector = leg.steering.move(leg.vector, leg.steering.of_vector(leg.vector))
+            if leg.steering is not None and (changes := leg.steering.of_vector(leg.vector)):
+                leg.query = leg.vector = leg.steering.move(leg.vector, changes)
+                leg.moved = True
         else:
             _fill_sae(generation, leg, models[leg.field.name])
     for leg in legs:
@@ -151,18 +158,20 @@ def _fill_bm25(generation: Generation, leg: Leg) -> None:
 def _fill_sae(generation: Generation, leg: Leg, model: DerivedModel) -> None:
     """Query weights of an SAE field, for the query as it is and as it is steered."""
     assert isinstance(model, SAEModel) and isinstance(leg.field.spec, SAEField) and leg.base_vector is not None
-    base = model.query_row(leg.base_vector, leg.scorer)
-    leg.base, leg.base_whole = leg.query, leg.whole = _sae_queries(leg, model, base)
+    x = leg.base_vector
     leg.label = label_of(generation, leg.field.name, model)
-    if leg.steering is None:
-        return
     # Edits are of activations, so they come before the field's weighting.
-    changes = leg.steering.of_vector(leg.base_vector)
-    if changes:
-        leg.vector = leg.steering.move(leg.base_vector, changes)
-        decode = leg.scorer == "decode"
-        moved = model.query_row(leg.vector, "decode") if decode else leg.steering.add_to(base, changes)
-        leg.query, leg.whole = _sae_queries(leg, model, moved, changes)
+    changes = {} if leg.steering is None else leg.steering.of_vector(x)
+    if not changes:
+        leg.query, leg.whole = _sae_queries(leg, model, model.query_row(x, leg.scorer))
+        leg.base = leg.query
+        return
+    assert leg.steering is not None
+    leg.moved, leg.vector = True, leg.steering.move(x, changes)
+    leg.make_base = lambda: _sae_queries(leg, model, model.query_row(x, leg.scorer))
+    moved = (model.query_row(leg.vector, "decode") if leg.scorer == "decode" else
+             leg.steering.add_to(model.query_row(x, leg.scorer), changes))
+    leg.query, leg.whole = _sae_queries(leg, model, moved, changes)
 
 
 def _sae_queries(leg: Leg, model: SAEModel, row: SparseRow, always: Collection[int] = ()
@@ -184,6 +193,7 @@ def _steer_sparse(generation: Generation, leg: Leg, model: DerivedModel) -> None
     leg.label = label_of(generation, leg.field.name, model)
     if leg.steering is not None and (changes := leg.steering.differences(activations_of(base))):
         leg.query = quantised_for(leg, leg.steering.add_to(base, changes), model)
+        leg.moved = True
 
 
 def level_values(schema: FieldSchema, ids: NDArray[np.uint32], model: DerivedModel | None) -> NDArray[np.float64]:

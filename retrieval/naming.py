@@ -151,18 +151,15 @@ class _Passages:
 
 def _passages(generation: Generation, source: str) -> _Passages:
     """Some living passages that have a vector of the field."""
-    found = _Passages([], [], [], np.zeros((0, 0), np.float32))
-    vectors = []
-    for reference, passage in chosen_passages(generation, MOST_PASSAGES):
-        vector = generation.dense_row(source, reference, passage)
-        if vector is not None:
+    places = chosen_passages(generation, MOST_PASSAGES)
+    vectors, there = generation.dense_rows(source, places)
+    found = _Passages([], [], [], vectors[there])
+    for (reference, passage), has in zip(places, there.tolist(), strict=True):
+        if has:
             row = generation.document(reference)
-            vectors.append(vector)
             found.places.append((reference, passage))
             found.ids.append(row.id)
             found.texts.append(searchable_text(row.title, row.passage_text(passage)))
-    if vectors:
-        found.x = np.stack(vectors)
     return found
 
 

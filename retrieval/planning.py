@@ -45,7 +45,7 @@ class Plan:
     @property
     def steered(self) -> bool:
         """Whether any edit can change what is found."""
-        return bool(self.conditions) or any(leg.query is not leg.base for leg in self.legs)
+        return bool(self.conditions) or any(leg.moved for leg in self.legs)
 
     @property
     def depth(self) -> int:
@@ -58,9 +58,7 @@ class Plan:
 
     def unsteered(self) -> Plan:
         """The same query without its edits."""
-        legs = [replace(leg, query=leg.base, whole=leg.base_whole, vector=leg.base_vector, steering=None)
-                for leg in self.legs]  # fmt: skip
-        return Plan(self.query, legs, self.node, (), self.overlaps, [])
+        return Plan(self.query, [leg.without_edits() for leg in self.legs], self.node, (), self.overlaps, [])
 
 
 def plan_queries(

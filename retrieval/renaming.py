@@ -30,7 +30,8 @@ def label_of(generation: Generation, field: str, model: SAEModel) -> Callable[[i
     given, own = _given(generation, field), model.sae.labels
 
     def label(index: int) -> str:
-        return (given[str(index)][-1] if str(index) in given else "") or (own[index] if index < len(own) else "")
+        renamed = given.get(str(index)) if given else None
+        return (renamed[-1] if renamed else "") or (own[index] if index < len(own) else "")
 
     return label
 

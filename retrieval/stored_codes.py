@@ -56,8 +56,6 @@ def chosen_passages(generation: Generation, most: int) -> list[tuple[Reference, 
 
 def stored_rows(generation: Generation, field: str, places: Sequence[tuple[Reference, int]]) -> csr_matrix:
     """Weights (P, F) of passages in a sparse or SAE field."""
-    rows = [generation.sparse_row(field, *place) for place in places]
-    indptr = np.concatenate([[0], np.cumsum([len(ids) for ids, _, _ in rows])]).astype(np.int64)
-    indices = np.concatenate([ids for ids, _, _ in rows] or [np.zeros(0, np.uint32)]).astype(np.int32)
-    values = np.concatenate([values for _, _, values in rows] or [np.zeros(0, np.float32)])
-    return csr_matrix((values, indices, indptr), shape=(len(rows), generation.field(field).dimension))
+    rows = generation.sparse_rows(field, places)
+    return csr_matrix((rows.weights, rows.ids.astype(np.int32), rows.indptr),
+                      shape=(len(places), generation.field(field).dimension))

@@ -112,12 +112,8 @@ def train_collection_sae(
 
 def _training_data(generation: Generation, source: str) -> NDArray[np.float32]:
     """All dense vectors (B, D) of living documents."""
-    vectors = []
-    for reference, passage in chosen_passages(generation, sys.maxsize):
-        vector = generation.dense_row(source, reference, passage)
-        if vector is not None:
-            vectors.append(vector)
-    return np.stack(vectors) if vectors else np.empty((0, 0), np.float32)
+    vectors, there = generation.dense_rows(source, chosen_passages(generation, sys.maxsize))
+    return vectors[there]
 
 
 def _plain(report: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ class Postings:
         data: NDArray[np.uint8],
         passage_offsets: NDArray[np.uint32],
         single: bool,
+        most_terms: int,
     ) -> None: ...
 
 def quantise_weights(

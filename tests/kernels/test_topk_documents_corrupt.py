@@ -18,7 +18,7 @@ from sparsight.kernels import Effort, Postings, available_paths, score_postings,
 
 PATHS = available_paths()
 NATIVE = [path for path in PATHS if path != "reference"]
-ARRAYS = [field.name for field in fields(Postings) if field.init]
+ARRAYS = [field.name for field in fields(Postings) if field.init and field.name != "most_terms"]
 WINDOW, BLOCK = 8_192, 65_536
 
 TERMS = np.arange(5, dtype=np.uint32)

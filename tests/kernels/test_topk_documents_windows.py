@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -170,12 +172,49 @@ def test_fewer_matches_than_k(random_corpus, path):
 @each_native_path
 def test_very_many_terms_are_summed_in_32_bits(corpus_of, path):
     """The rounding of 5,000 terms would fill the 16-bit sums."""
-    rows = [{term: 1 + (term * passage) % 7 for term in range(passage, 5_000, 3)} for passage in range(1, 40)]
+    rows = [{term: 1 + (term * passage) % 7 for term in range(passage, 5_000)} for passage in range(1, 40)]
     corpus = corpus_of(rows, [1] * 19 + [20])
     weights = {term: 1 + term % 300 for term in range(5_000)}
     for k in (1, 5, 50):
         found, work = corpus.search(weights, k, path=path)
         assert (found, work.mode) == (corpus.best(weights, k), "exact-32")
+
+
+@each_native_path
+@pytest.mark.parametrize("signs", [(1, 1000), (-1000, 1000)], ids=["positive", "both"])
+@pytest.mark.parametrize("grouped", [False, True], ids=["single", "grouped"])
+def test_queries_of_many_more_terms_than_a_passage_holds(corpus_of, path, signs, grouped):
+    """Rounding and the largest sum are by what a passage can hold, so few have to be scored again."""
+    rng = np.random.default_rng(5)
+    n, terms, held = WINDOW + 3_000, 300, 8
+    rows = [dict(zip(rng.choice(terms, held, replace=False).tolist(), rng.integers(1, 256, held).tolist(), strict=True))
+            for _ in range(n)]
+    corpus = corpus_of(rows, [1] * (n - 100) + [50, 50] if grouped else [1] * n)
+    weights = {term: int(rng.integers(*signs)) or 1 for term in range(terms)}
+    unknown = replace(corpus, postings=replace(corpus.postings, most_terms=2**32 - 1))
+    assert corpus.postings.most_terms == held
+    for k in (1, 10, 100):
+        found, work = corpus.search(weights, k, path=path)
+        without, more = unknown.search(weights, k, path=path)
+        assert found == without == corpus.best(weights, k)
+        assert (work.mode, more.mode) == ("exact", "exact")
+        assert k <= work.rescored < k + 40
+        assert more.rescored > 3 * work.rescored
+
+
+@each_path
+@pytest.mark.parametrize("sign", [1, -1])
+def test_sums_of_all_terms_that_a_passage_can_hold_fit(corpus_of, path, sign):
+    """The strongest terms at their largest impacts, in bitmaps and in a list, and passages that lack one of them."""
+    full = dict.fromkeys(range(6), 255)
+    rows = [full if p % 900 == 0 else dict.fromkeys(range(5), 250) if p % 20 == 0 else {6 + p % 40: 255}
+            for p in range(9_000)]
+    corpus = corpus_of(rows, [1] * len(rows))
+    weights = {term: 900 * sign if term < 6 else 700 for term in range(46)}
+    for k in (1, 9, 200):
+        found, work = corpus.search(weights, k, path=path)
+        assert found == corpus.best(weights, k)
+        assert path == "reference" or work.mode == "exact"
 
 
 # --- masks ------------------------------------------------------------------------------------------------

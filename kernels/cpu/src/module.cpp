@@ -68,13 +68,14 @@ struct PostingsHandle {
 
     PostingsHandle(In<uint32_t> term_ids, In<uint32_t> frequencies, In<uint8_t> max_impacts, In<uint32_t> cell_offsets,
                    In<uint64_t> byte_offsets, In<uint16_t> cell_blocks, In<uint32_t> cell_bytes, In<uint8_t> data,
-                   In<uint32_t> passage_offsets, bool single)
+                   In<uint32_t> passage_offsets, bool single, uint32_t most_terms)
         : term_ids(term_ids), frequencies(frequencies), max_impacts(max_impacts), cell_offsets(cell_offsets),
           byte_offsets(byte_offsets), cell_blocks(cell_blocks), cell_bytes(cell_bytes), data(data),
           passage_offsets(passage_offsets),
           view{term_ids.data(),    frequencies.data(), max_impacts.data(), cell_offsets.data(), byte_offsets.data(),
                term_ids.shape(0),  cell_blocks.data(), cell_bytes.data(),  cell_blocks.shape(0), data.data(),
-               data.shape(0),      passage_offsets.data(), passage_offsets.shape(0) - 1, single} {}
+               data.shape(0),      passage_offsets.data(), passage_offsets.shape(0) - 1, single,
+               most_terms} {}
 };
 
 nb::tuple bind_build_postings(In<uint64_t> indptr, In<uint32_t> term_ids, In<uint8_t> impacts, std::size_t threads) {
@@ -305,10 +306,10 @@ NB_MODULE(_native, m) {
     // No conversions: a silent copy of a mapped array would cost more than the search.
     nb::class_<PostingsHandle>(m, "Postings")
         .def(nb::init<In<uint32_t>, In<uint32_t>, In<uint8_t>, In<uint32_t>, In<uint64_t>, In<uint16_t>, In<uint32_t>,
-                      In<uint8_t>, In<uint32_t>, bool>(),
+                      In<uint8_t>, In<uint32_t>, bool, uint32_t>(),
              "term_ids"_a.noconvert(), "frequencies"_a.noconvert(), "max_impacts"_a.noconvert(),
              "cell_offsets"_a.noconvert(), "byte_offsets"_a.noconvert(), "cell_blocks"_a.noconvert(),
-             "cell_bytes"_a.noconvert(), "data"_a.noconvert(), "passage_offsets"_a.noconvert(), "single"_a);
+             "cell_bytes"_a.noconvert(), "data"_a.noconvert(), "passage_offsets"_a.noconvert(), "single"_a, "most_terms"_a);
     m.def("quantise_weights", &bind_quantise_weights, "terms"_a.noconvert(), "weights"_a.noconvert());
     m.def("is_sound", &is_sound, "terms"_a.noconvert(), "weights"_a.noconvert());
     m.def("build_postings", &bind_build_postings, "indptr"_a.noconvert(), "term_ids"_a.noconvert(),

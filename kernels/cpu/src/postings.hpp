@@ -62,6 +62,7 @@ struct Postings {
     const uint32_t* passage_offsets;  // n_documents + 1
     std::size_t n_documents;
     bool single;                      // every document has exactly one passage
+    uint32_t most_terms;              // that a passage holds; UINT32_MAX where it is not known
 
     uint32_t n_passages() const { return passage_offsets[n_documents]; }
 };

@@ -6,6 +6,8 @@
 #include <functional>
 #include <iterator>
 #include <memory>
+#include <numeric>
+#include <utility>
 
 #include "accumulate.hpp"
 #include "documents.hpp"
@@ -211,16 +213,16 @@ private:
     }
 
     Hits exact() {
-        const auto n = static_cast<int32_t>(held_.size());
+        const int32_t slack = largest_error(held_);
         // Where terms are too many for their rounding to leave anything of 15 bits, 32 bits it is.
-        if (kErrorPerTerm * n < kLargestSum / 4) {
+        if (slack < kLargestSum / 4) {
             work_.mode = 0;
             const double unit = choose_unit(held_);
-            const double floor = std::min(std::floor(unit * std::max(0, options_.min_score)), kLargestSum) - kErrorPerTerm * n;
-            Candidates candidates(options_.k, kErrorPerTerm * n, std::max(1, static_cast<int32_t>(floor)), documents_);
+            const double floor = std::min(std::floor(unit * std::max(0, options_.min_score)), kLargestSum) - slack;
+            Candidates candidates(options_.k, slack, std::max(1, static_cast<int32_t>(floor)), documents_);
             if (!scan(held_, unit, candidates)) return cut_short();
             // Sums of 0 do not tell small scores from none: the k-th best must be clear of them.
-            if (floor >= 1 || candidates.kth() - kErrorPerTerm * n >= 1) {
+            if (floor >= 1 || candidates.kth() - slack >= 1) {
                 rescore(held_, candidates.items());
                 return best_documents(candidates.items());
             }
@@ -259,18 +261,41 @@ private:
         for (const HeldTerm& held : strongest) rest -= bound(held);
         const double mean = sum / n;
         const double reach = mean + effort.deviations * std::sqrt(std::max(0.0, squares / n - mean * mean));
-        const double outside = candidates.least() + double(kErrorPerTerm) * double(strongest.size());  // more than any sum
+        const double outside = candidates.least() + double(largest_error(strongest));  // more than any sum
         return outside / unit + std::min(rest, reach) <= hits.back().score;
+    }
+
+    // How many terms of each sign a passage can hold: positive ones make its sum too small, negative ones too large.
+    std::pair<std::size_t, std::size_t> most_held(const std::vector<HeldTerm>& terms) const {
+        const std::size_t most = postings_.most_terms;
+        const auto negative = static_cast<std::size_t>(
+            std::count_if(terms.begin(), terms.end(), [](const HeldTerm& held) { return held.weight < 0; }));
+        return {std::min(most, terms.size() - negative), std::min(most, negative)};
+    }
+
+    // By how much the sums of two passages may be off against each other.
+    int32_t largest_error(const std::vector<HeldTerm>& terms) const {
+        const auto [positive, negative] = most_held(terms);
+        return static_cast<int32_t>(std::min<std::size_t>(kErrorPerTerm * (positive + negative), INT16_MAX));
     }
 
     // What a score of 1 is in sums. The largest possible sum and the largest factor just fit.
     double choose_unit(const std::vector<HeldTerm>& terms) const {
-        double positive = 0, negative = 0, largest = 1;
+        const auto [positive, negative] = most_held(terms);
+        double largest = 1;
+        std::vector<double> bounds[2];
         for (const HeldTerm& held : terms) {
-            (held.weight > 0 ? positive : negative) += bound(held);
+            bounds[held.weight < 0].push_back(bound(held));
             largest = std::max(largest, double(std::abs(held.weight)));
         }
-        return std::min(kLargestSum / std::max({positive, negative, 1.0}), 65'535 / 256.0 / largest);
+        const double sum = std::max({sum_of_largest(bounds[0], positive), sum_of_largest(bounds[1], negative), 1.0});
+        return std::min(kLargestSum / sum, 65'535 / 256.0 / largest);
+    }
+
+    static double sum_of_largest(std::vector<double>& values, std::size_t n) {
+        const auto end = values.begin() + static_cast<std::ptrdiff_t>(n);
+        std::nth_element(values.begin(), end, values.end(), std::greater<>());
+        return std::accumulate(values.begin(), end, 0.0);
     }
 
     std::vector<Cursor> open_cursors(const std::vector<HeldTerm>& terms, double unit) const {
