@@ -12,6 +12,8 @@ SHELL := /bin/sh
 .DELETE_ON_ERROR:
 
 VENV := .venv
+# Processes that tests are spread over.
+WORKERS := 2
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 PACKAGES := encoders index kernels retrieval service
@@ -30,7 +32,7 @@ demo: install
 	$(VENV)/bin/sparsight demo
 
 test: install
-	$(VENV)/bin/pytest -m "not gpu and not jvm" --durations=10 tests
+	$(VENV)/bin/pytest --numprocesses $(WORKERS) --dist worksteal -m "not gpu and not jvm" --durations=10 tests
 
 lint: install
 	$(VENV)/bin/ruff check .
