@@ -327,11 +327,37 @@ class Collection:
         """Features that look most the way of one, and most the other way; at most 256 of each."""
         return feature_search.related(self._generation(), index, field, count)
 
-    def compare(self, a: str, b: str, *, field: str = "", count: int = 64) -> tuple[FeatureDifference, ...]:
-        """How strong features are in two documents, given by id, the largest differences first."""
+    def compare(self, a: str = "", b: str = "", *, a_text: str = "", b_text: str = "", field: str = "",
+                count: int = 64) -> tuple[FeatureDifference, ...]:  # fmt: skip
+        """How strong features are in two documents or texts, the largest differences first.
+
+        Parameters
+        ----------
+        a, b : str
+            Ids of documents.
+        a_text, b_text : str
+            Texts in their place, such as a query. A side with neither has no features, so that the other's are listed.
+        field : str
+            The SAE field; "" is the only one.
+        count : int
+            At most so many, 1 to 256.
+
+        Raises
+        ------
+        UnknownDocumentError, InvalidArgumentError, UnknownFieldError, FailedPreconditionError
+            No such document, both a document and a text on a side or nothing on either, or a text where the field takes
+            ready vectors.
+
+        Examples
+        --------
+        >>> papers.compare(a_text="sparse coding of natural images")  # doctest: +SKIP
+        """
         generation = self._generation()
+        if not (a or a_text or b or b_text):
+            raise InvalidArgumentError("expected a document or a text to compare, got neither", field="a")
         x, y = (
-            examples.document_vectors(self._store, generation, field, id, place) for place, id in (("a", a), ("b", b))
+            examples.side(self._store, generation, field, id, text, name)
+            for name, id, text in (("a", a, a_text), ("b", b, b_text))
         )
         return feature_search.compare(generation, x, y, field, count)
 

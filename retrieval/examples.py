@@ -18,7 +18,7 @@ from sparsight.retrieval.preparation import check_text
 from sparsight.retrieval.steering import sae_field
 from sparsight.types import SAEField
 
-__all__ = ["document_vectors", "vectors_of"]
+__all__ = ["side", "vectors_of"]
 
 
 def vectors_of(store: CollectionStore, generation: Generation, field: str, ids: Sequence[str], texts: Sequence[str],
@@ -46,13 +46,19 @@ def vectors_of(store: CollectionStore, generation: Generation, field: str, ids: 
     return np.concatenate(parts) if parts else np.zeros((0, source.dimension), np.float32)
 
 
-def document_vectors(store: CollectionStore, generation: Generation, field: str, id: str, place: str
-                     ) -> NDArray[np.float32]:  # fmt: skip
-    """Vectors (P, D) of one document's passages; errors as :func:`vectors_of`, with ``place`` as their field."""
+def side(store: CollectionStore, generation: Generation, field: str, id: str, text: str, name: str
+         ) -> NDArray[np.float32]:  # fmt: skip
+    """Vectors (P, D) of a document's passages or of a text, none (0, D) if neither is given.
+
+    Errors as :func:`vectors_of`, with ``name`` or ``{name}_text`` as their field, and if both are given.
+    """
     spec = sae_field(generation, field, "field").spec
     assert isinstance(spec, SAEField)
-    (vectors,) = _stored(store, generation.field(spec.source), [id], [place])
-    return vectors
+    source = generation.field(spec.source)
+    if id and text:
+        raise InvalidArgumentError("expected a document or a text, got both", field=f"{name}_text")
+    parts = _stored(store, source, [id], [name]) if id else _encoded(source, [text] if text else [], f"{name}_text")
+    return parts[0] if parts else np.zeros((0, source.dimension), np.float32)
 
 
 def _stored(store: CollectionStore, source: FieldSchema, ids: Sequence[str], places: Sequence[str]

@@ -111,7 +111,8 @@ def compare(generation: Generation, a: F32, b: F32, field: str, count: int) -> t
     """Features of two documents' passages, (P, D) and (R, D), each by its strongest; the largest differences first."""
     schema, model = sae_of(generation, field)
     sae = model.sae
-    strong = np.stack([sae.document_codes(x).max(0).toarray()[0] for x in (a, b)])
+    strong = np.stack([sae.document_codes(x).max(0).toarray()[0] if len(x) else np.zeros(sae.n_latents, np.float32)
+                       for x in (a, b)])
     strong = np.where(sae.scale > 0, strong / np.where(sae.scale > 0, sae.scale, 1.0), 0.0)
     active = np.flatnonzero(strong.any(0))
     order = active[np.lexsort((active, -np.abs(strong[0, active] - strong[1, active])))][:check_count(count)]

@@ -83,10 +83,13 @@ def related_features(collection: str, index: int, field: str, count: int) -> Ste
     return RelatedFeatures(weights_from_proto(answer.nearest), weights_from_proto(answer.opposite))
 
 
-def compare(collection: str, a: str, b: str, field: str, count: int) -> Steps[tuple[FeatureDifference, ...]]:
+def compare(
+    collection: str, ids: tuple[str, str], texts: tuple[str, str], field: str, count: int
+) -> Steps[tuple[FeatureDifference, ...]]:
     request = features_pb2.CompareDocumentsRequest(
-        parent=field_resource(collection, field), a=text(a, "a"), b=text(b, "b"), count=integer(count, "count")
-    )
+        parent=field_resource(collection, field), a=text(ids[0], "a"), b=text(ids[1], "b"),
+        a_text=text(texts[0], "a_text"), b_text=text(texts[1], "b_text"), count=integer(count, "count"),
+    )  # fmt: skip
     answer = yield call("FeatureService", "CompareDocuments", request, features_pb2.CompareDocumentsResponse)
     return differences_from_proto(answer.features)
 

@@ -344,10 +344,12 @@ class AsyncCollection:
         return await self._client._run(_calls_features.related_features(self.name, index, field, count), timeout)
 
     async def compare(
-        self, a: str, b: str, *, field: str = "", count: int = 64, timeout: float | None = None
-    ) -> tuple[FeatureDifference, ...]:
-        """How strong features are in two documents, given by id, the largest differences first."""
-        return await self._client._run(_calls_features.compare(self.name, a, b, field, count), timeout)
+        self, a: str = "", b: str = "", *, a_text: str = "", b_text: str = "", field: str = "", count: int = 64,
+        timeout: float | None = None,
+    ) -> tuple[FeatureDifference, ...]:  # fmt: skip
+        """How strong features are in two documents or texts, the largest differences first, or in one alone."""
+        steps = _calls_features.compare(self.name, (a, b), (a_text, b_text), field, count)
+        return await self._client._run(steps, timeout)
 
     async def families(
         self, feature: int | None = None, *, field: str = "", count: int = 20, timeout: float | None = None

@@ -103,7 +103,12 @@ class FeatureHandlers:
     def compare_documents(self, request: features_pb2.CompareDocumentsRequest, call: Call) -> Message:
         collection, field = field_name(request.parent)
         found = self._database.collection(collection).compare(
-            request.a, request.b, field=field, count=request.count if request.HasField("count") else 64
+            request.a,
+            request.b,
+            a_text=request.a_text,
+            b_text=request.b_text,
+            field=field,
+            count=request.count if request.HasField("count") else 64,
         )
         return features_pb2.CompareDocumentsResponse(features=differences_to_proto(found, collection))
 

@@ -140,10 +140,17 @@ class Explorer:
         entries = [(4 * depth * " " + named(feature), strength) for feature, strength, depth in members]
         return Table("feature", entries, "share with the one above", [feature for feature, _, _ in members])
 
-    def compare(self, a: str, b: str, count: int = 20) -> Table[FeatureDifference]:
-        """What features two documents differ in: above 0 what the first has more of."""
-        found = self.collection.compare(a, b, count=count)
-        return Table("feature", [(named(item.feature), item.a - item.b) for item in found], f"{a} less {b}", found)
+    def compare(self, a: str, b: str, count: int = 20, *, texts: bool = False) -> Table[FeatureDifference]:
+        """What features two documents, or two texts, differ in: above 0 what the first has more of."""
+        sides = {"a_text": a, "b_text": b} if texts else {"a": a, "b": b}
+        found = self.collection.compare(**sides, count=count)
+        entries = [(named(item.feature), item.a - item.b) for item in found]
+        return Table("feature", entries, f"{a:.40} less {b:.40}", found)
+
+    def about(self, text: str, count: int = 20) -> Table[FeatureDifference]:
+        """Features of a text, such as a query, the strongest first: what it can be steered by."""
+        found = self.collection.compare(a_text=text, count=count)
+        return Table("feature", [(named(item.feature), item.a) for item in found], "strength", found, f"{text:.80}")
 
     def words(self, document: str | Hit, feature: Which, count: int = 10) -> Table[WordShare]:
         """Which words of a document's first passage, or of a hit's best one, fired a feature."""

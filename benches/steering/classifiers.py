@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from sparsight.encoders.sae.probes import logistic_regression
 
-__all__ = ["erasure", "fit", "groups_right", "to_ablate"]
+__all__ = ["corrected_difference", "erasure", "fit", "groups_right", "to_ablate"]
 
 F32, F64, I64, Mask = NDArray[np.float32], NDArray[np.float64], NDArray[np.int64], NDArray[np.bool_]
 _OVER = 0.5  # a feature goes that tells the attribute this much as well as the label
@@ -35,6 +35,30 @@ def to_ablate(W_dec: F32, effect: F64, examples: F32, label: Mask, attribute: Ma
     """
     of_attribute, of_label = (W_dec @ (examples[has].mean(0) - examples[~has].mean(0)) for has in (attribute, label))
     return np.flatnonzero((effect * of_attribute > 0) & (np.abs(of_attribute) > _OVER * np.abs(of_label)))
+
+
+def corrected_difference(x: F32, label: Mask, examples: F32, of_label: Mask, of_attribute: Mask) -> F64:
+    """What a label alone changes, from a set in which it is confounded and a few examples in which it is not.
+
+    Parameters
+    ----------
+    x : float32, shape (B, D)
+        In which label and attribute are the same: the difference of their means is the label's and the attribute's.
+    label : bool, shape (B,)
+    examples : float32, shape (E, D)
+    of_label, of_attribute : bool, shape (E,)
+        As many of each of the four groups.
+
+    Returns
+    -------
+    float64, shape (D,)
+        Half of the set's difference, and of the examples' difference by label less that by attribute. The label's part
+        alone is what is expected of it, and its variance is half of that of the examples' own difference.
+    """
+    whole, own, other = (of[has].mean(0, dtype=np.float64) - of[~has].mean(0, dtype=np.float64)
+                         for of, has in ((x, label), (examples, of_label), (examples, of_attribute)))
+    found: F64 = (whole + own - other) / 2
+    return found
 
 
 def fit(x: F64 | F32, label: Mask) -> tuple[F64, float]:

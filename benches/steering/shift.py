@@ -2,9 +2,11 @@
 
 Marks et al. 2024, "Sparse Feature Circuits", take biographies in which profession and gender are perfectly correlated,
 train a classifier, and ablate those of the features it uses that a person calls irrelevant. Here a label is one of two
-categories, the unwanted attribute a third one that either may have, and 10 + 10 examples stand for the person: of the
-features that push the classifier from the attribute to the label, those are ablated that tell the examples' attribute
-at least half as much as their label. That rule and everything else was chosen on the categories between those measured.
+categories, the unwanted attribute a third one that either may have, and 10 + 10 examples stand for the person.
+"picked": of the features that push the classifier from the attribute to the label, those are ablated that tell the
+examples' attribute at least half as much as their label. "weighed by what the label alone changes": no feature is all one's or
+the other's, so each has the weight that its direction has in the difference between labels, corrected by the examples.
+These rules and all else were chosen on the categories between those measured.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from numpy.typing import NDArray
 
 from benches.quality.measure import say
 from benches.quality.results import Row
-from benches.steering.classifiers import erasure, fit, groups_right, to_ablate
+from benches.steering.classifiers import corrected_difference, erasure, fit, groups_right, to_ablate
 from benches.steering.papers import Papers
 from sparsight.encoders.sae.examples import direction_of, latents_towards
 from sparsight.encoders.sae.model import SAE
@@ -29,10 +31,11 @@ from sparsight.retrieval.models import SAEModel
 if TYPE_CHECKING:
     from sparsight.retrieval import Collection
 
-__all__ = ["ORACLE", "OURS", "Cell", "cells_of", "means", "section", "triples"]
+__all__ = ["ABLATED", "ORACLE", "OURS", "Cell", "cells_of", "means", "section", "triples"]
 
 F32, F64, I64, Mask = NDArray[np.float32], NDArray[np.float64], NDArray[np.int64], NDArray[np.bool_]
-ORACLE, OURS = "codes, balanced training set", "codes, picked ablated, retrained"
+ORACLE = "codes, balanced training set"
+OURS, ABLATED = "codes, weighed by what the label alone changes", "codes, picked ablated, retrained"
 _TRIPLES, _DRAWS, _EXAMPLES = 10, 4, 5  # examples of each of the four groups
 _LEAST, _MOST = 105, 300  # abstracts of the smallest group
 _FOUND = 128  # features by `find_features`
@@ -138,6 +141,11 @@ def _ways(x: F32, codes: Callable[[I64], F64], label: Mask, attribute: Mask, cel
     learn(ORACLE, codes(cell.balanced), cell.balanced, test)
     ours = to_ablate(sae.W_dec, weights[:-1] * biased.mean(0), x[cell.examples], label[cell.examples],
                      attribute[cell.examples])
+    side = label[cell.biased]
+    changes = sae.W_dec @ corrected_difference(x[cell.biased], side, x[cell.examples], label[cell.examples],
+                                               attribute[cell.examples])
+    between = (biased[side].mean(0) + biased[~side].mean(0)) / 2
+    found[OURS] = (*groups_right((test - between) @ changes > 0, y, has), 0)
     shown = [x[cell.examples[attribute[cell.examples] == wanted]] for wanted in (True, False)]
     live = np.flatnonzero(biased.any(0))
     several = {"picked": ours, "find_features": latents_towards(sae, direction_of(sae, *shown), _FOUND)[0],

@@ -9,7 +9,7 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from benches.steering import control
-from benches.steering.classifiers import erasure, fit, groups_right, to_ablate
+from benches.steering.classifiers import corrected_difference, erasure, fit, groups_right, to_ablate
 from benches.steering.control import year_of
 from benches.steering.dictionaries import (
     discriminant,
@@ -24,7 +24,7 @@ from benches.steering.known import COSINES, answerable, coverage, joined, neares
 from benches.steering.neutral import CATEGORY, drawn_unrelated, lost_at, moved_along, ndcg_after
 from benches.steering.papers import Paper
 from benches.steering.report import write_page
-from benches.steering.shift import ORACLE, OURS, cells_of, means, triples
+from benches.steering.shift import ABLATED, ORACLE, OURS, cells_of, means, triples
 from benches.steering.systems import system_rows
 from benches.steering.targets import target_rows
 from sparsight.encoders.sae.auroc import auroc
@@ -92,6 +92,26 @@ def test_regression_by_products_of_rows_equals_the_plain_one() -> None:
     others, other = fit(wide, label)
     np.testing.assert_allclose(others[:6], weights, atol=1e-6)
     assert other == pytest.approx(constant, abs=1e-6) and np.abs(others[6:]).max() < 1e-9
+
+
+def test_corrected_difference_is_the_labels_own() -> None:
+    """Exactly, where attribute and label add up; and nearer to it than the examples', where these are noisy."""
+    drawn = np.random.default_rng(0)
+    of_label, of_attribute = np.array([1.0, 2, 0, 0]), np.array([0.0, 3, 1, 0])
+    label, attribute = np.array([True, True, False, False] * 5), np.array([True, False] * 10)
+    biased = np.arange(400) < 200
+    errors: dict[str, list[float]] = {"corrected": [], "examples": []}
+    for noise in (0.0, *(0.5,) * 50):
+        x, examples = (np.outer(y, of_label) + np.outer(has, of_attribute) + noise * drawn.standard_normal((len(y), 4))
+                       for y, has in ((biased, biased), (label, attribute)))
+        x, examples = x.astype(np.float32), examples.astype(np.float32)
+        found = corrected_difference(x, biased, examples, label, attribute)
+        if not noise:
+            np.testing.assert_allclose(found, of_label, atol=1e-6)
+        own = examples[label].mean(0) - examples[~label].mean(0)
+        errors["corrected"].append(float(((found - of_label) ** 2).sum()))
+        errors["examples"].append(float(((own - of_label) ** 2).sum()))
+    assert 0.4 < sum(errors["corrected"]) / sum(errors["examples"]) < 0.65
 
 
 def test_erasure_leaves_no_difference_of_means_and_changes_little() -> None:
@@ -216,6 +236,7 @@ def test_criteria_of_the_sections(tmp_path: Path) -> None:
     shift = [{"kind": "shift", "label": "a or b", "attribute": "c", "way": way, "train": 9, "test": 9, "worst": worst,
               "average": 0.8, "readout": 0.5, "ablated": 3}
              for way, worst in ((OURS, 0.72), (ORACLE, 0.8), ("codes, as trained", 0.4), ("codes, picked ablated", 0.5),
+                                (ABLATED, 0.6),
                                 ("codes, random ablated, retrained", 0.4), ("embeddings, the 20 examples alone", 0.6),
                                 ("embeddings, attribute erased (LEACE), retrained", 0.5))]
     assert means([*shift, shift[0] | {"worst": 0.52}])[OURS]["worst"] == pytest.approx(0.62)

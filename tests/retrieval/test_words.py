@@ -43,6 +43,26 @@ def test_words_are_of_the_passage_that_was_encoded(dense_folder: Path, tmp_path:
             assert caught.value.field == place
 
 
+def test_texts_are_compared_by_features(dense_folder: Path, tmp_path: Path) -> None:  # noqa: F811
+    with sparsight.open(tmp_path) as database:
+        things = database.create_collection("things", [DenseField("dense", str(dense_folder))])
+        animals = ("cat", "dog", "mat", "house", "old")
+        things.upsert([{"id": str(n), "text": f"The {animals[n % 5]} sat on {animals[n // 5 % 5]}."}
+                       for n in range(70)])
+        things.train_sae("sae", n_latents=32, k=4, epochs=5)
+        seven = things.get("7").text
+        assert things.compare(a_text=seven, b="8") == things.compare("7", "8")
+        alone = things.compare(a_text=seven)
+        assert 1 <= len(alone) <= 4 and all(item.a > 0 == item.b for item in alone)
+        assert [item.a for item in alone] == sorted((item.a for item in alone), reverse=True)
+        assert [(item.feature, item.b) for item in things.compare(b="7")] == [(item.feature, item.a) for item in alone]
+        for wrong, place in (({}, "a"), ({"a": "7", "a_text": "old"}, "a_text"),
+                             ({"b": "7", "b_text": "old"}, "b_text")):
+            with pytest.raises(InvalidArgumentError) as caught:
+                things.compare(**wrong)
+            assert caught.value.field == place
+
+
 def test_ready_vectors_have_no_words(tmp_path: Path) -> None:
     with sparsight.open(tmp_path) as database:
         things = database.create_collection("things", [DenseField("dense", dimension=8)])

@@ -461,6 +461,13 @@ row("related: count", "FeatureService/FindRelatedFeatures",
     features_pb2.FindRelatedFeaturesRequest(name=f"{P}/fields/-/features/1", count=257), "count", "1 to 256")
 row("compare: unknown", "FeatureService/CompareDocuments",
     features_pb2.CompareDocumentsRequest(parent=f"{P}/fields/-", a="nope", b="d1"), "a", "nope", MISSING)
+row("compare: neither", "FeatureService/CompareDocuments",
+    features_pb2.CompareDocumentsRequest(parent=f"{P}/fields/-"), "a", "got neither")
+row("compare: text where there is no encoder", "FeatureService/CompareDocuments",
+    features_pb2.CompareDocumentsRequest(parent=f"{P}/fields/-", a_text="x"), "vec", "NO_ENCODER",
+    grpc.StatusCode.FAILED_PRECONDITION)
+row("compare: both", "FeatureService/CompareDocuments",
+    features_pb2.CompareDocumentsRequest(parent=f"{P}/fields/-", a="d1", b="d1", b_text="more"), "b_text", "got both")
 for _what, _parent, _path, _says, _code in (
     ("by collection only", P, "parent", "INVALID_RESOURCE_NAME", INVALID),
     ("no name", "", "parent", "INVALID_RESOURCE_NAME", INVALID),

@@ -462,14 +462,20 @@ class CompareDocumentsRequest(_message.Message):
     A_FIELD_NUMBER: _builtins.int
     B_FIELD_NUMBER: _builtins.int
     COUNT_FIELD_NUMBER: _builtins.int
+    A_TEXT_FIELD_NUMBER: _builtins.int
+    B_TEXT_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """`collections/{collection}/fields/{field}`, {field} `-` for the only SAE field. Empty: refused."""
     a: _builtins.str
-    """Id of the first document. Empty: refused."""
+    """Id of the first document. Empty: `a_text` is compared."""
     b: _builtins.str
-    """Id of the second document. Empty: refused."""
+    """Id of the second document. Empty: `b_text` is compared."""
     count: _builtins.int
     """Features at most, 1 to 256. Absent: 64. Zero: refused."""
+    a_text: _builtins.str
+    """A text in place of the first document. Empty: `a` is; with both, refused; with neither, nothing has any feature."""
+    b_text: _builtins.str
+    """A text in place of the second document. Empty: as `a_text`; of both sides at least one is there."""
     def __init__(
         self,
         *,
@@ -477,10 +483,12 @@ class CompareDocumentsRequest(_message.Message):
         a: _builtins.str = ...,
         b: _builtins.str = ...,
         count: _builtins.int | None = ...,
+        a_text: _builtins.str = ...,
+        b_text: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_count", b"_count", "count", b"count"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_count", b"_count", "a", b"a", "b", b"b", "count", b"count", "parent", b"parent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_count", b"_count", "a", b"a", "a_text", b"a_text", "b", b"b", "b_text", b"b_text", "count", b"count", "parent", b"parent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__count: _TypeAlias = _typing.Literal["count"]  # noqa: Y015
     _WhichOneofArgType__count: _TypeAlias = _typing.Literal["_count", b"_count"]  # noqa: Y015

@@ -134,7 +134,7 @@ class FeatureServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CompareDocuments(self, request, context):
-        """Compares two documents by their features.
+        """Compares two documents or texts by their features, or tells those of one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

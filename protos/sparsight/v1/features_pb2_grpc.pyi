@@ -48,7 +48,7 @@ class FeatureServiceStub:
     FindRelatedFeatures: _grpc.UnaryUnaryMultiCallable[_features_pb2.FindRelatedFeaturesRequest, _features_pb2.FindRelatedFeaturesResponse]
     """Features whose directions are most like that of one, and most unlike."""
     CompareDocuments: _grpc.UnaryUnaryMultiCallable[_features_pb2.CompareDocumentsRequest, _features_pb2.CompareDocumentsResponse]
-    """Compares two documents by their features."""
+    """Compares two documents or texts by their features, or tells those of one."""
     FindFeatureFamilies: _grpc.UnaryUnaryMultiCallable[_features_pb2.FindFeatureFamiliesRequest, _features_pb2.FindFeatureFamiliesResponse]
     """Families of features that fire together. The first call of a collection takes some seconds."""
     GetFeatureMap: _grpc.UnaryUnaryMultiCallable[_features_pb2.GetFeatureMapRequest, _features_pb2.GetFeatureMapResponse]
@@ -89,7 +89,7 @@ class FeatureServiceAsyncStub(FeatureServiceStub):
     FindRelatedFeatures: _aio.UnaryUnaryMultiCallable[_features_pb2.FindRelatedFeaturesRequest, _features_pb2.FindRelatedFeaturesResponse]  # type: ignore[assignment]
     """Features whose directions are most like that of one, and most unlike."""
     CompareDocuments: _aio.UnaryUnaryMultiCallable[_features_pb2.CompareDocumentsRequest, _features_pb2.CompareDocumentsResponse]  # type: ignore[assignment]
-    """Compares two documents by their features."""
+    """Compares two documents or texts by their features, or tells those of one."""
     FindFeatureFamilies: _aio.UnaryUnaryMultiCallable[_features_pb2.FindFeatureFamiliesRequest, _features_pb2.FindFeatureFamiliesResponse]  # type: ignore[assignment]
     """Families of features that fire together. The first call of a collection takes some seconds."""
     GetFeatureMap: _aio.UnaryUnaryMultiCallable[_features_pb2.GetFeatureMapRequest, _features_pb2.GetFeatureMapResponse]  # type: ignore[assignment]
@@ -157,7 +157,7 @@ class FeatureServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _features_pb2.CompareDocumentsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_features_pb2.CompareDocumentsResponse, _abc.Awaitable[_features_pb2.CompareDocumentsResponse]]:
-        """Compares two documents by their features."""
+        """Compares two documents or texts by their features, or tells those of one."""
 
     @_abc_1.abstractmethod
     def FindFeatureFamilies(
