@@ -142,8 +142,8 @@ class Explorer:
 
     def compare(self, a: str, b: str, count: int = 20, *, texts: bool = False) -> Table[FeatureDifference]:
         """What features two documents, or two texts, differ in: above 0 what the first has more of."""
-        sides = {"a_text": a, "b_text": b} if texts else {"a": a, "b": b}
-        found = self.collection.compare(**sides, count=count)
+        compared = self.collection.compare
+        found = compared(a_text=a, b_text=b, count=count) if texts else compared(a, b, count=count)
         entries = [(named(item.feature), item.a - item.b) for item in found]
         return Table("feature", entries, f"{a:.40} less {b:.40}", found)
 

@@ -4,9 +4,9 @@ Marks et al. 2024, "Sparse Feature Circuits", take biographies in which professi
 train a classifier, and ablate those of the features it uses that a person calls irrelevant. Here a label is one of two
 categories, the unwanted attribute a third one that either may have, and 10 + 10 examples stand for the person.
 "picked": of the features that push the classifier from the attribute to the label, those are ablated that tell the
-examples' attribute at least half as much as their label. "weighed by what the label alone changes": no feature is all one's or
-the other's, so each has the weight that its direction has in the difference between labels, corrected by the examples.
-These rules and all else were chosen on the categories between those measured.
+examples' attribute at least half as much as their label. "weighed by what the label alone changes": no feature is
+all one's or the other's, so each has the weight that its direction has in the difference between labels, corrected by
+the examples. These rules and all else were chosen on the categories between those measured.
 """
 
 from __future__ import annotations

@@ -318,6 +318,7 @@ def test_a_profile_steers_and_is_in_the_link(visit: Visit, database: Database):
         expect(fresh.get_by_label("Profile")).to_have_value("mine@1")
         assert ids(fresh) == steered and fresh.url.endswith("profile=mine@1")
         page.get_by_label("Profile").select_option("")
+        expect(page.locator(".hit").first).to_have_attribute("data-id", plain[0])
         expect(page.get_by_role("status").first).not_to_contain_text("steering")
         assert ids(page) == plain and "profile" not in page.url
     finally:

@@ -5,10 +5,10 @@ write go only half the way: ours and SQLite's.
 The workload creates a collection, writes singly and in bulk, flushes, deletes, compacts, reopens, creates and drops.
 Afterwards a new process opens the folder: each step is wholly there or wholly absent, acknowledged ones are there,
 ``verify`` is clean, no unfinished folder is left, and the next write works. Of a run of writes to one file the first
-and the last matter; of those the slow tests take half (SPARSIGHT_FAULTS=many takes them all, SPARSIGHT_FAULTS=all every
+and the last matter; of those the slow tests take a third (SPARSIGHT_FAULTS=many takes them all, SPARSIGHT_FAULTS=all every
 operation, of a longer script), plain ``pytest`` takes a sample.
 
-This file is also the child: ``python test_faults.py ROOT MODE some|half|many|all PART/PARTS`` forks once for each
+This file is also the child: ``python test_faults.py ROOT MODE some|third|many|all PART/PARTS`` forks once for each
 operation of its part, one after another; there is a child for each processor.
 """
 
@@ -53,7 +53,7 @@ from sparsight.index.catalog import Catalog
 from sparsight.retrieval.engine import Database
 from sparsight.types import Document
 
-WHICH = os.environ.get("SPARSIGHT_FAULTS", "half")
+WHICH = os.environ.get("SPARSIGHT_FAULTS", "third")
 KILLED = 77  # the exit status of a process that syncspy ends
 MAKING = (0, 9)  # the steps that create a collection
 OPEN, CLOSE, DISTURBED = -1, -2, -3  # opening, closing and the number of calls disturbed, where steps have theirs
@@ -142,7 +142,8 @@ def _points(trace: Path, which: str, mode: str) -> list[int]:
         if end == len(calls) or calls[end] != calls[begin] or "write" not in calls[end][0]:
             points += sorted({begin, end - 1})
             begin = end
-    chosen = {"many": points, "half": points[len(mode) % 2 :: 2], "some": points[5::17]}[which]
+    start = (list(MODES.values()).index(mode) + 1) % 3  # so that every operation is disturbed in some mode
+    chosen = {"many": points, "third": points[start::3], "some": points[5::17]}[which]
     return [point + 1 for point in chosen]
 
 
@@ -223,7 +224,7 @@ def test_some_operations(root: Path, syncspy: Path, name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600 if WHICH == "half" else 7200)
+@pytest.mark.timeout(600 if WHICH == "third" else 7200)
 @pytest.mark.parametrize("name", MODES)
 def test_every_operation(root: Path, syncspy: Path, name: str) -> None:
     run_children(root, syncspy, MODES[name], WHICH)

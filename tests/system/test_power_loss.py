@@ -42,7 +42,7 @@ def test_some_losses_of_power(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_losses_of_power(tmp_path: Path) -> None:
-    report = check(simulate(seed=SEED, states=480, every=11, kill_every=3))
+    report = check(simulate(seed=SEED, states=320, every=17, kill_every=4))
     assert report["operations"] > 1000
     for history in ("script", "after a kill", "after a loss"):
         assert report[f"states {history}"] >= 100, history
