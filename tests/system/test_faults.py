@@ -5,8 +5,8 @@ write go only half the way: ours and SQLite's.
 The workload creates a collection, writes singly and in bulk, flushes, deletes, compacts, reopens, creates and drops.
 Afterwards a new process opens the folder: each step is wholly there or wholly absent, acknowledged ones are there,
 ``verify`` is clean, no unfinished folder is left, and the next write works. Of a run of writes to one file the first
-and the last matter; of those the slow tests take a third (SPARSIGHT_FAULTS=many takes them all, SPARSIGHT_FAULTS=all every
-operation, of a longer script), plain ``pytest`` takes a sample.
+and the last matter; of those the slow tests take a third in each mode (SPARSIGHT_FAULTS=many takes them all,
+SPARSIGHT_FAULTS=all every operation, of a longer script), plain ``pytest`` takes a sample.
 
 This file is also the child: ``python test_faults.py ROOT MODE some|third|many|all PART/PARTS`` forks once for each
 operation of its part, one after another; there is a child for each processor.

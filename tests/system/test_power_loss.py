@@ -42,10 +42,10 @@ def test_some_losses_of_power(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_losses_of_power(tmp_path: Path) -> None:
-    report = check(simulate(seed=SEED, states=320, every=17, kill_every=4))
+    report = check(simulate(seed=SEED, states=320, every=17, kill_every=5))
     assert report["operations"] > 1000
     for history in ("script", "after a kill", "after a loss"):
-        assert report[f"states {history}"] >= 100, history
+        assert report[f"states {history}"] >= 60, history
     assert report["states with writes in doubt"] > 0.3 * report["states"]
 
 
