@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -201,14 +201,6 @@ class Container:
         stop = shape[0] if stop is None else stop
         self._check(offset + start * row_bytes, offset + stop * row_bytes)
         return self._mapped(name)[start:stop]
-
-    def take(self, name: str, rows: NDArray[np.int64], spans: Sequence[tuple[int, int]]) -> NDArray[Any]:
-        """Some rows of an array, copied. They lie in ``spans``, [start, stop) each, whose blocks alone are checked."""
-        offset, _, _, row_bytes = self._directory[name]
-        for start, stop in spans:
-            self._check(offset + start * row_bytes, offset + stop * row_bytes)
-        taken: NDArray[Any] = self._mapped(name)[rows]
-        return taken
 
     def _mapped(self, name: str) -> NDArray[Any]:
         """A whole array, whose blocks may not have been checked."""

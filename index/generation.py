@@ -17,7 +17,6 @@ from sparsight.errors import UnknownFieldError
 from sparsight.index.effort import NO_WORK, shared_out, total_work
 from sparsight.index.filters import Node
 from sparsight.index.parts import BoolMask, ImpactQuery, LocalHits, Part, both
-from sparsight.index.ranges import SparseRows
 from sparsight.index.rows import Row
 from sparsight.index.schema import CollectionSchema, DerivedModel, FieldSchema
 from sparsight.kernels import CancelFlag, Work
@@ -40,6 +39,15 @@ class Reference(NamedTuple):
 
 Place: TypeAlias = tuple[Reference, int]
 """A passage of a document."""
+
+
+class SparseRows(NamedTuple):
+    """Passages (n) in an impact field: where each begins, (n + 1,), then term ids, 8-bit impacts and weights."""
+
+    indptr: NDArray[np.int64]
+    ids: NDArray[np.uint32]
+    impacts: NDArray[np.uint8]
+    weights: NDArray[np.float32]
 
 
 class Found(NamedTuple):
@@ -94,16 +102,6 @@ def _found(position: int, part: Part, hits: LocalHits) -> Found:
         hits.passages,
         hits.work,
     )
-
-
-def _by_part(places: Sequence[Place]) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]]:
-    """Passages of each part: the part, their numbers among all, documents and passages."""
-    parts: dict[int, list[tuple[int, int, int]]] = {}
-    for number, ((part, document), passage) in enumerate(places):
-        parts.setdefault(part, []).append((number, document, passage))
-    for part, rows in parts.items():
-        numbers, documents, passages = np.array(rows, np.int64).T
-        yield part, numbers, documents, passages
 
 
 def _merge(found: Sequence[Found], k: int) -> Found:
@@ -295,29 +293,32 @@ class Generation:
 
     def sparse_rows(self, field: str, places: Sequence[Place]) -> SparseRows:
         """Passages in an impact field, in their order."""
-        found = [(at, self.parts[part].sparse_rows(field, documents, passages))
-                 for part, at, documents, passages in _by_part(places)]
-        return SparseRows.joined([rows for _, rows in found], [at for at, _ in found])
+        rows = [self.parts[part].sparse_row(field, document, passage) for (part, document), passage in places]
+        indptr = np.zeros(len(rows) + 1, np.int64)
+        np.cumsum([len(ids) for ids, _, _ in rows], out=indptr[1:])
+        nothing = np.zeros(0, np.uint32), np.zeros(0, np.uint8), np.zeros(0, np.float32)
+        ids, impacts, weights = (np.concatenate(column) for column in zip(*(rows or [nothing]), strict=True))
+        return SparseRows(indptr, ids, impacts, weights.astype(np.float32))
 
     def sparse_row(
         self, field: str, reference: Reference, passage: int
     ) -> tuple[NDArray[np.uint32], NDArray[np.uint8], NDArray[np.float32]]:
         """A passage's term ids, 8-bit impacts and weights in an impact field."""
-        _, ids, impacts, weights = self.sparse_rows(field, [(reference, passage)])
-        return ids, impacts, weights
+        ids, impacts, weights = self.parts[reference.part].sparse_row(field, reference.document, passage)
+        return ids, impacts, weights.astype(np.float32)
 
     def dense_rows(self, field: str, places: Sequence[Place]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Dense vectors (n, D) of passages, in their order, and which of them are there."""
         x = np.zeros((len(places), self.field(field).dimension), np.float32)
         there = np.zeros(len(places), bool)
-        for part, at, documents, passages in _by_part(places):
-            x[at], there[at] = self.parts[part].dense_rows(field, documents, passages)
+        for at, ((part, document), passage) in enumerate(places):
+            if (row := self.parts[part].dense_row(field, document, passage)) is not None:
+                x[at], there[at] = row, True
         return x, there
 
     def dense_row(self, field: str, reference: Reference, passage: int) -> NDArray[np.float32] | None:
         """A passage's dense vector, or None."""
-        (row,), (there,) = self.dense_rows(field, [(reference, passage)])
-        return row if there else None
+        return self.parts[reference.part].dense_row(field, reference.document, passage)
 
     # --- frequencies ---------------------------------------------------------------------------------------
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sparsight.index.effort import NO_WORK
 from sparsight.index.filters import Node
-from sparsight.index.ranges import SparseRows, ranges
+from sparsight.index.ranges import ranges
 from sparsight.index.rows import Row
 from sparsight.index.segment import Segment, pack_bits
 from sparsight.kernels import EXACT, CancelFlag, Effort, Work, score_passages, score_postings, topk_documents_batch
@@ -87,11 +87,11 @@ class Part(Protocol):
 
     def document_frequency(self, field: str, terms: NDArray[np.uint32]) -> NDArray[np.int64]: ...
 
-    def sparse_rows(self, field: str, documents: NDArray[np.int64], passages: NDArray[np.int64]) -> SparseRows: ...
+    def sparse_row(
+        self, field: str, document: int, passage: int
+    ) -> tuple[NDArray[np.uint32], NDArray[np.uint8], NDArray[Any]]: ...
 
-    def dense_rows(
-        self, field: str, documents: NDArray[np.int64], passages: NDArray[np.int64]
-    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]: ...
+    def dense_row(self, field: str, document: int, passage: int) -> NDArray[np.float32] | None: ...
 
     def passages_of(self, document: int) -> int: ...
 
@@ -297,16 +297,18 @@ class SegmentPart:
         at = np.minimum(np.searchsorted(postings.term_ids, terms), len(postings.term_ids) - 1)
         return np.where(postings.term_ids[at] == terms, postings.frequencies[at].astype(np.int64), 0)
 
-    def sparse_rows(self, field: str, documents: NDArray[np.int64], passages: NDArray[np.int64]) -> SparseRows:
-        """Passages of documents in an impact field."""
-        return self.segment.sparse_rows(field, self.segment.passage_offsets[documents] + passages)
+    def sparse_row(
+        self, field: str, document: int, passage: int
+    ) -> tuple[NDArray[np.uint32], NDArray[np.uint8], NDArray[Any]]:
+        """One passage's term ids, 8-bit impacts and weights."""
+        return self.segment.sparse_row(field, int(self.segment.passage_offsets[document]) + passage)
 
-    def dense_rows(
-        self, field: str, documents: NDArray[np.int64], passages: NDArray[np.int64]
-    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Dense vectors (n, D) of passages of documents, and which of them are there."""
-        rows = self.segment.dense_rows(field)[self.segment.passage_offsets[documents] + passages]
-        return rows, _bits_at(self.segment.present(field), documents)
+    def dense_row(self, field: str, document: int, passage: int) -> NDArray[np.float32] | None:
+        """One passage's dense vector, or None."""
+        if not int(self.segment.present(field)[document >> 6]) >> (document & 63) & 1:
+            return None
+        row: NDArray[np.float32] = self.segment.dense_rows(field)[int(self.segment.passage_offsets[document]) + passage]
+        return row
 
     def passages_of(self, document: int) -> int:
         """Passages of a document."""

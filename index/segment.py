@@ -21,7 +21,6 @@ from sparsight.errors import CorruptIndexError, IncompatibleModelError
 from sparsight.index import columns, storage
 from sparsight.index.bm25 import BM25
 from sparsight.index.container import Container, write_container
-from sparsight.index.ranges import SparseRows, ranges
 from sparsight.index.rows import Row
 from sparsight.index.schema import CollectionSchema, DerivedModel, FieldSchema, quantise
 from sparsight.kernels import Forward, Postings
@@ -282,15 +281,12 @@ class Segment:
         found: Postings = self._cached("postings", field, make)
         return found
 
-    def sparse_rows(self, field: str, passages: NDArray[np.int64]) -> SparseRows:
-        """Passages in an impact field; weights as they are stored, in float16 or float32."""
+    def sparse_row(self, field: str, passage: int) -> tuple[NDArray[np.uint32], NDArray[np.uint8], NDArray[Any]]:
+        """One passage's term ids, 8-bit impacts and weights (as stored, float16 or float32)."""
         container = self._forward[field]
-        indptr = container.array("indptr")
-        begins, ends = indptr[passages], indptr[passages + 1]
-        rows, starts = ranges(begins, ends - begins)
-        spans = list(zip(begins.tolist(), ends.tolist(), strict=True))
-        ids, impacts, values = (container.take(name, rows, spans) for name in ("term_ids", "impacts", "values"))
-        return SparseRows(starts, ids, impacts, values.astype(np.float32))
+        start, stop = container.array("indptr")[passage:passage + 2].tolist()
+        array = container.array
+        return array("term_ids", start, stop), array("impacts", start, stop), array("values", start, stop)
 
     def forward(self, field: str) -> Forward:
         """All passages' 8-bit impacts, by passage. The first call reads and checks them all."""

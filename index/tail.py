@@ -27,7 +27,6 @@ from sparsight.index.parts import (
     passage_rows,
     top,
 )
-from sparsight.index.ranges import SparseRows, ranges
 from sparsight.index.rows import Row
 from sparsight.index.schema import CollectionSchema, DerivedModel
 from sparsight.index.segment import impact_columns
@@ -265,18 +264,18 @@ class TailPart:
         occurrences = self._occurrences[field] or {}
         return np.array([bisect_left(occurrences.get(term, ()), self.passages) for term in terms.tolist()], np.int64)
 
-    def sparse_rows(self, field: str, documents: NDArray[np.int64], passages: NDArray[np.int64]) -> SparseRows:
-        """Passages of documents in an impact field."""
-        forward, rows = self._forward[field], self._offsets[documents] + passages
-        at, indptr = ranges(forward.indptr[rows], forward.indptr[rows + 1] - forward.indptr[rows])
-        return SparseRows(indptr, forward.term_ids[at], forward.impacts[at], self._values[field][at])
+    def sparse_row(
+        self, field: str, document: int, passage: int
+    ) -> tuple[NDArray[np.uint32], NDArray[np.uint8], NDArray[Any]]:
+        """One passage's term ids, 8-bit impacts and weights."""
+        forward, row = self._forward[field], int(self._offsets[document]) + passage
+        span = slice(int(forward.indptr[row]), int(forward.indptr[row + 1]))
+        return forward.term_ids[span], forward.impacts[span], self._values[field][span]
 
-    def dense_rows(
-        self, field: str, documents: NDArray[np.int64], passages: NDArray[np.int64]
-    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Dense vectors (n, D) of passages of documents, and which of them are there."""
+    def dense_row(self, field: str, document: int, passage: int) -> NDArray[np.float32] | None:
+        """One passage's dense vector, or None."""
         vectors, present = self._dense[field]
-        return vectors[self._offsets[documents] + passages], present[documents]
+        return vectors[int(self._offsets[document]) + passage] if present[document] else None
 
     def passages_of(self, document: int) -> int:
         """Passages of a document."""

@@ -90,9 +90,9 @@ def _in_order(of: NDArray[np.int64], count: int, terms: NDArray[np.int64], label
               ) -> list[tuple[Contribution, ...]]:  # fmt: skip
     """Contributions of each passage, the largest first, equal ones by lower term."""
     order = np.lexsort((terms, -np.abs(scores), of))
-    named = terms[order].tolist()
+    indices = terms[order].tolist()
     parts = (part[order].tolist() for part in (query, document, scores))
-    made = list(map(Contribution._make, zip(named, map(label, named), *parts, strict=True)))
+    made = list(map(Contribution._make, zip(indices, map(label, indices), *parts, strict=True)))
     ends = np.cumsum(np.bincount(of, minlength=count)).tolist()
     return [tuple(made[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
 
@@ -138,8 +138,8 @@ def _dense_contributions(
         rows = sae.W_dec[latents]
     along = (rows @ query).astype(np.float64)
     if not there.all():
-        own = there[of]
-        of, latents, codes, along = of[own], latents[own], codes[own], along[own]
+        kept = there[of]
+        of, latents, codes, along = of[kept], latents[kept], codes[kept], along[kept]
     return _in_order(of, len(places), latents, label_of(generation, name, model), along, codes, along * codes)
 
 
