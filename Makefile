@@ -1,5 +1,5 @@
 # make demo    index 2,000 abstracts, start the server, search, filter and steer
-# make test    every test, the slow ones too (10 to 40 minutes on 2 cores)
+# make test    every test, the slow ones too (10 to 25 minutes on 2 cores)
 # make asan    the kernels' tests with sanitizers; make tsan for data races
 # make lint types protos bench clean
 # make bench-vectors bench-peers bench-search   compare with other engines (benches/README.md)
