@@ -41,7 +41,7 @@ lint: install
 types: install
 	rm -rf build/types
 	mkdir -p build/types/sparsight
-	ln -s $(abspath $(wildcard sparsight/*.py) $(PACKAGES) protos/sparsight/v1) build/types/sparsight/
+	ln -s $(abspath $(wildcard sparsight/*.py) sparsight/types $(PACKAGES) protos/sparsight/v1) build/types/sparsight/
 	cd build/types && ../../$(VENV)/bin/mypy --config-file ../../pyproject.toml -p sparsight
 
 protos: install
