@@ -1,8 +1,6 @@
 """The map of a collection's features: near ones point alike, and those of one colour fire together.
 
-Places come from the decoder's rows alone. With a share of 0.3 for co-activation they took twice as long and were less
-true to the rows (``layout_quality`` 0.326, with rows alone 0.347, for 4,096 features of MiniLM); what fires together is
-what the lobes show.
+Places come from the decoder's rows alone; what fires together is what the lobes show.
 """
 
 from __future__ import annotations
@@ -18,6 +16,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from sparsight.index.generation import Generation
+from sparsight.index.schema import FieldSchema
 from sparsight.retrieval.renaming import labels_of
 from sparsight.retrieval.steering import sae_of
 from sparsight.retrieval.stored_codes import KeptByField, stored_codes
@@ -26,14 +25,15 @@ from sparsight.types import FeatureMap, MapLobe, MapPoint
 if TYPE_CHECKING:
     from sparsight.encoders import SAE
 
-__all__ = ["MOST_FEATURES", "MapCache"]
+__all__ = ["MOST_FEATURES", "STEPS", "MapCache"]
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
 
 MOST_FEATURES = 8_192
 """Features of a map, the most frequent: more than an eye can tell apart, in some ten seconds."""
-_STEPS = 150  # of the layout: ``layout_quality`` of those 4,096 is 0.347, after 300 steps 0.344, after 100 0.337
+STEPS = 150
+"""Of the layout: more do not make it truer (row "map" of ``python -m benches.steering --sections others``)."""
 _LOBES = 3
 _WORDS = 3  # of a lobe's label
 
@@ -46,10 +46,11 @@ class _Drawn:
 
 
 class MapCache:
-    """The map of each SAE field."""
+    """The map of each SAE field. Lobes are found again as the collection changes, places for another dictionary."""
 
     def __init__(self) -> None:
         self._kept: KeptByField[_Drawn] = KeptByField()
+        self._placed: dict[str, tuple[str, I64, F32]] = {}  # fingerprint of the dictionary, features, places
 
     def feature_map(self, generation: Generation, field: str) -> FeatureMap:
         """The features that ever fired, at most the 8,192 most frequent ones, with what they are called now.
@@ -59,7 +60,7 @@ class MapCache:
         UnknownFieldError, InvalidQueryError
         """
         schema, model = sae_of(generation, field)
-        drawn = self._kept.get(generation, schema, lambda: _draw(generation, schema.name, model.sae))
+        drawn = self._kept.get(generation, schema, lambda: self._draw(generation, schema, model.sae))
         labels = labels_of(generation, schema.name, model)
         labels += [""] * (model.dimension - len(labels))
         named = [labels[index] for index in drawn.features]
@@ -72,15 +73,18 @@ class MapCache:
         )
 
 
-def _draw(generation: Generation, field: str, sae: SAE) -> _Drawn:
-    from sparsight.encoders.sae.layout import layout
-    from sparsight.encoders.sae.lobes import find_lobes
+    def _draw(self, generation: Generation, schema: FieldSchema, sae: SAE) -> _Drawn:
+        """Called by one thread at a time."""
+        from sparsight.encoders.sae.layout import layout
+        from sparsight.encoders.sae.lobes import find_lobes
 
-    order = np.lexsort((np.arange(sae.n_latents), -sae.density))[:MOST_FEATURES]
-    features = np.sort(order[sae.density[order] > 0])
-    places = layout(sae.W_dec[features], steps=_STEPS)
-    codes = csr_matrix(stored_codes(generation, field)[:, features])
-    return _Drawn(features, places, find_lobes(codes, _LOBES))
+        if schema.name not in self._placed or self._placed[schema.name][0] != schema.fingerprint:
+            order = np.lexsort((np.arange(sae.n_latents), -sae.density))[:MOST_FEATURES]
+            features = np.sort(order[sae.density[order] > 0])
+            self._placed[schema.name] = schema.fingerprint, features, layout(sae.W_dec[features], steps=STEPS)
+        _, features, places = self._placed[schema.name]
+        codes = csr_matrix(stored_codes(generation, schema.name)[:, features])
+        return _Drawn(features, places, find_lobes(codes, _LOBES))
 
 
 def _lobes(lobes: I64, labels: Sequence[str]) -> list[tuple[str, int]]:

@@ -18,6 +18,7 @@ from sparsight.encoders.sae.lobes import agreement, find_lobes, geometric_lobes
 from sparsight.encoders.sae.model import SAE
 from sparsight.encoders.sae.probes import probe_labels
 from sparsight.encoders.sae.shapes import cluster_rows, find_shapes
+from sparsight.retrieval.maps import STEPS
 from sparsight.retrieval.models import SAEModel
 from sparsight.types import Document, Query, Retriever
 
@@ -43,9 +44,12 @@ def section(papers: Papers, collection: Collection) -> list[Row]:
 
 def _map(sae: SAE) -> Row:
     started = time.monotonic()
-    places = layout(sae.W_dec)
-    return {"kind": "map", "latents": sae.n_latents, "seconds": round(time.monotonic() - started, 1),
-            "quality": round(layout_quality(sae.W_dec, places), 4),
+    places = layout(sae.W_dec, steps=STEPS)
+    seconds = time.monotonic() - started
+    by_steps = {str(steps): round(layout_quality(sae.W_dec, layout(sae.W_dec, steps=steps)), 4)
+                for steps in (STEPS // 2, 2 * STEPS, 4 * STEPS)}
+    return {"kind": "map", "latents": sae.n_latents, "steps": STEPS, "seconds": round(seconds, 1),
+            "quality": round(layout_quality(sae.W_dec, places), 4), "by_steps": by_steps,
             "principal": round(layout_quality(sae.W_dec, pca_layout(sae.W_dec)), 4)}
 
 

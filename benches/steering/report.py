@@ -60,9 +60,10 @@ def _page(rows: dict[str, list[Row]]) -> str:
     if rows.get("names"):
         lines += ["", *_names(rows)]
     for of in rows.get("map", ()):
+        steps = ", ".join(f"after {steps} {quality:.3f}" for steps, quality in of.get("by_steps", {}).items())
         told = (f"{of['quality']:.3f} of the 10 nearest latents by direction are among the 30 nearest on the map of "
                 f"{of['latents']:,}, which takes {of['seconds']:.0f} s; on the plane of the principal components "
-                f"{of['principal']:.3f}.")
+                f"{of['principal']:.3f}." + (f" That is after {of['steps']} steps; {steps}." if steps else ""))
         lines += ["", "## The map of features", "", told]
     if rows.get("words"):
         of = rows["words"][0]

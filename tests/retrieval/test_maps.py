@@ -74,7 +74,7 @@ def test_a_new_name_is_on_the_map_and_nothing_is_drawn_again(folder: Path, monke
     with sparsight.open(folder) as database:
         things = database["things"]
         before = things.feature_map()
-        monkeypatch.setattr(maps, "_draw", lambda *_: pytest.fail("drawn again"))
+        monkeypatch.setattr(maps.MapCache, "_draw", lambda *_: pytest.fail("drawn again"))
         things.rename_feature(3, "a better name")
         after = things.feature_map()
         assert after.points[3].label == "a better name"
@@ -83,11 +83,12 @@ def test_a_new_name_is_on_the_map_and_nothing_is_drawn_again(folder: Path, monke
         assert things.feature_map() == before
 
 
-def test_a_changed_collection_is_drawn_again(folder: Path) -> None:
+def test_a_changed_collection_is_drawn_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with sparsight.open(folder) as database:
         empty = database["empty"]
         found = empty.feature_map()  # places need no documents, lobes do
         assert len(found.points) == 20 and found.lobes == () and {point.lobe for point in found.points} == {-1}
+        monkeypatch.setattr("sparsight.encoders.sae.layout.layout", lambda *_, **__: pytest.fail("placed again"))
         empty.upsert([{"id": str(n), "vectors": {"vec": x}} for n, x in enumerate(_rows(300, 2))])
         assert [lobe.size for lobe in empty.feature_map().lobes] == [8, 6, 6]
         assert [(p.x, p.y) for p in empty.feature_map().points] == [(p.x, p.y) for p in found.points]
