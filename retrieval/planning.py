@@ -261,6 +261,10 @@ def _check_option(name: str, value: object, place: str) -> None:
 
 
 def _warn(plan: Plan) -> None:
+    if plan.query.explain:
+        steered = {id(leg.steering): leg.steering for leg in plan.legs if leg.steering is not None}
+        plan.warnings += [f"{move.op} of feature {move.latent} was not done: the query has too little of {move.when}"
+                          for steering in steered.values() for move in steering.unmet]
     for leg in plan.legs:
         if isinstance(leg.query, ImpactQuery) and len(leg.query.terms) == 0:
             plan.warnings.append(f"the query has no weights in field {leg.field.name!r}")

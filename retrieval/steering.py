@@ -67,18 +67,25 @@ class Move:
 
 @dataclass(slots=True)
 class Steering:
-    """The moving edits (boost, suppress, set, clamp) of one SAE field, in order."""
+    """The moving edits (boost, suppress, set, clamp) of one SAE field, in order.
+
+    ``unmet`` are those whose conditions the query did not meet.
+    """
 
     field: FieldSchema
     source: str
     model: SAEModel
     moves: list[Move] = dataclasses.field(default_factory=list)
+    unmet: list[Move] = dataclasses.field(default_factory=list)
 
     def differences(self, activations: Mapping[int, float]) -> dict[int, float]:
         """``z'_f - z_f`` of each latent that changes, for a query with these activations."""
         parts: dict[int, tuple[float, float]] = {}
+        self.unmet = []
         for move in self.moves:
-            if move.done(activations):
+            if not move.done(activations):
+                self.unmet.append(move)
+            else:
                 parts[move.latent] = move.after(*parts.get(move.latent, (activations.get(move.latent, 0.0), 0.0)))
         found = {f: (base - activations.get(f, 0.0)) + offset for f, (base, offset) in parts.items()}
         return {f: delta for f, delta in found.items() if delta != 0.0}

@@ -295,6 +295,16 @@ def test_a_condition_on_the_querys_own_features(things: Collection, dense_of: np
         things.search(_query(dense_of, opened[0], field=field)))
 
 
+def test_an_unmet_condition_is_told_where_explanations_are(things: Collection, dense_of: np.ndarray) -> None:
+    on, off = next(iter(_active(things, dense_of))), next(f for f in range(64) if f not in _active(things, dense_of))
+    edit = Edit(7, "boost", 2.0, when=off)
+    for field in ("vec", "sae"):
+        told = things.search(_query(dense_of, edit, Edit(on, "boost", 0.5), field=field), explain=True)
+        assert told.warnings == (f"boost of feature 7 was not done: the query has too little of {off}",)
+        assert things.search(_query(dense_of, edit, field=field)).warnings == ()
+        assert things.search(_query(dense_of, Edit(7, "boost", 2.0, when=on), field=field), explain=True).warnings == ()
+
+
 def test_what_is_wrong_with_a_condition_is_named(things: Collection, dense_of: np.ndarray) -> None:
     for edit, place in ((Edit(1, "require", when=2), "edits[0].when"),
                         (Edit(1, "boost", when=2, when_strength=-1.0), "edits[0].when_strength"),
