@@ -355,6 +355,9 @@ class Collection:
         generation = self._generation()
         if not (a or a_text or b or b_text):
             raise InvalidArgumentError("expected a document or a text to compare, got neither", field="a")
+        for name, id, text in (("a", a, a_text), ("b", b, b_text)):
+            if id and text:
+                raise InvalidArgumentError("expected a document or a text, got both", field=f"{name}_text")
         x, y = (
             examples.side(self._store, generation, field, id, text, name)
             for name, id, text in (("a", a, a_text), ("b", b, b_text))

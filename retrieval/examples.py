@@ -50,13 +50,11 @@ def side(store: CollectionStore, generation: Generation, field: str, id: str, te
          ) -> NDArray[np.float32]:  # fmt: skip
     """Vectors (P, D) of a document's passages or of a text, none (0, D) if neither is given.
 
-    Errors as :func:`vectors_of`, with ``name`` or ``{name}_text`` as their field, and if both are given.
+    Errors as :func:`vectors_of`, with ``name`` or ``{name}_text`` as their field.
     """
     spec = sae_field(generation, field, "field").spec
     assert isinstance(spec, SAEField)
     source = generation.field(spec.source)
-    if id and text:
-        raise InvalidArgumentError("expected a document or a text, got both", field=f"{name}_text")
     parts = _stored(store, source, [id], [name]) if id else _encoded(source, [text] if text else [], f"{name}_text")
     return parts[0] if parts else np.zeros((0, source.dimension), np.float32)
 
