@@ -15,7 +15,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsight.index.generation import Generation, Reference
+from sparsight.index.generation import Generation, Place, Reference
 from sparsight.index.parts import ImpactQuery
 from sparsight.index.schema import DerivedModel
 from sparsight.kernels import CancelFlag
@@ -77,7 +77,7 @@ def _retriever_scores(
     return explained
 
 
-def _stored(generation: Generation, field: str, places: Sequence[tuple[Reference, int]]
+def _stored(generation: Generation, field: str, places: Sequence[Place]
             ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8], NDArray[np.float64]]:  # fmt: skip
     """Which passage each is of, then terms, impacts and weights of passages one after another."""
     rows = generation.sparse_rows(field, places)
@@ -99,7 +99,7 @@ def _in_order(of: NDArray[np.int64], count: int, terms: NDArray[np.int64], label
 
 def _impact_contributions(
     generation: Generation, model: DerivedModel | None, leg: Leg, query: ImpactQuery,
-    places: Sequence[tuple[Reference, int]],
+    places: Sequence[Place],
 ) -> list[tuple[Contribution, ...]]:
     """The terms' parts in exact products of 8-bit weights."""
     of, ids, impacts, _ = _stored(generation, leg.field.name, places)
@@ -113,7 +113,7 @@ def _impact_contributions(
 
 def _dense_contributions(
     generation: Generation, model: DerivedModel, name: str, source: str, query: NDArray[np.float32],
-    places: Sequence[tuple[Reference, int]],
+    places: Sequence[Place],
 ) -> list[tuple[Contribution, ...]]:
     """The features' parts in dense products of passages, vectors in ``source`` and codes in the SAE field ``name``.
 
@@ -224,7 +224,7 @@ def _by_feature(generation: Generation, plan: Plan, ranking: Ranking, position: 
     total: dict[int, Contribution] = {}
     for column, leg in enumerate(plan.legs):
         steering, passage = leg.steering, int(ranking.passages[position, column])
-        if steering is None or passage < 0 or not leg.moved:
+        if steering is None or passage < 0 or not leg.changes:
             continue
         label = label_of(generation, steering.field.name, steering.model)
         for f, delta, weight in _edit_parts(generation, leg, steering, ranking.references[position], passage):
@@ -238,16 +238,9 @@ def _edit_parts(
     generation: Generation, leg: Leg, steering: Steering, reference: Reference, passage: int
 ) -> list[tuple[int, float, float]]:
     """(feature, change of the query, what a change of 1 does to this document's score)."""
-    model = steering.model
-    if leg.base_vector is not None:
-        differences = steering.of_vector(leg.base_vector)
-    else:
-        assert isinstance(leg.base, ImpactQuery)
-        weights = leg.base.weights * leg.base.unit * 255.0 / model.impact_scale[leg.base.terms]
-        differences = steering.differences(dict(zip(leg.base.terms.tolist(), weights.tolist(), strict=True)))
-    latents = np.array(list(differences), np.int64)
-    effects = _effects(generation, leg, model, reference, passage, latents)
-    return [(f, delta, effect) for (f, delta), effect in zip(differences.items(), effects.tolist(), strict=True)]
+    latents = np.array(list(leg.changes), np.int64)
+    effects = _effects(generation, leg, steering.model, reference, passage, latents)
+    return [(f, delta, effect) for (f, delta), effect in zip(leg.changes.items(), effects.tolist(), strict=True)]
 
 
 def _effects(

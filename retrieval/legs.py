@@ -5,6 +5,7 @@ Texts of all legs on one encoder go through it together.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from sparsight.index.schema import DerivedModel, FieldSchema
 from sparsight.index.vectors import quantise_query
 from sparsight.retrieval.models import SAEModel, dense_encoder, sparse_encoder
 from sparsight.retrieval.renaming import label_of
-from sparsight.retrieval.steering import Steering, activations_of
+from sparsight.retrieval.steering import Move, Steering, activations_of
 from sparsight.types import BM25Field, DenseField, SAEField, SparseField
 
 __all__ = ["Leg", "fill_legs", "level_values", "quantised_for", "source_of"]
@@ -31,8 +32,9 @@ __all__ = ["Leg", "fill_legs", "level_values", "quantised_for", "source_of"]
 class Leg:
     """One retriever of one query, ready to run.
 
-    ``query`` is searched; where edits ``moved`` it, ``base`` is what it would be without them, or ``make_base`` makes
-    it, as few searches ask. ``vector`` is the dense query behind a dense or SAE leg. ``scorer``, ``max_terms``,
+    ``query`` is searched. ``changes`` are what edits did to the query's activations, by latent, and ``unmet`` the edits
+    that were not done; where there are changes, ``base`` is the query without them, or ``make_base`` makes it, as few
+    searches ask. ``vector`` is the dense query behind a dense or SAE leg. ``scorer``, ``max_terms``,
     ``rerank`` and ``rescore`` are those of SAE legs; where ``query`` lacks some weights and candidates are to be scored
     with all, ``whole`` has all.
     """
@@ -44,7 +46,8 @@ class Leg:
     query: ImpactQuery | NDArray[np.float32] | None = None
     base: ImpactQuery | NDArray[np.float32] | None = None
     whole: ImpactQuery | None = None
-    moved: bool = False
+    changes: dict[int, float] = dataclasses.field(default_factory=dict)
+    unmet: tuple[Move, ...] = ()
     make_base: Callable[[], tuple[ImpactQuery, ImpactQuery | None]] | None = None
     vector: NDArray[np.float32] | None = None
     base_vector: NDArray[np.float32] | None = None
@@ -63,7 +66,7 @@ class Leg:
     def without_edits(self) -> Leg:
         """The leg as it is without edits."""
         query, whole = (self.base, self.whole) if self.make_base is None else self.make_base()
-        return replace(self, query=query, whole=whole, vector=self.base_vector, steering=None, moved=False)
+        return replace(self, query=query, whole=whole, vector=self.base_vector, steering=None, changes={})
 
     @property
     def scored_by(self) -> tuple[str, ImpactQuery | NDArray[np.float32]]:
@@ -97,9 +100,8 @@ def fill_legs(generation: Generation, models: Mapping[str, DerivedModel], legs: 
         assert leg.vector is not None
         if isinstance(leg.field.spec, DenseField):
             leg.base = leg.query = leg.vector
-            if leg.steering is not None and (changes := leg.steering.of_vector(leg.vector)):
-                leg.query = leg.vector = leg.steering.move(leg.vector, changes)
-                leg.moved = True
+            if leg.steering is not None and _steer(leg, leg.steering, leg.steering.activations(leg.vector)):
+                leg.query = leg.vector = leg.steering.move(leg.vector, leg.changes)
         else:
             _fill_sae(generation, leg, models[leg.field.name])
     for leg in legs:
@@ -161,17 +163,15 @@ def _fill_sae(generation: Generation, leg: Leg, model: DerivedModel) -> None:
     x = leg.base_vector
     leg.label = label_of(generation, leg.field.name, model)
     # Edits are of activations, so they come before the field's weighting.
-    changes = {} if leg.steering is None else leg.steering.of_vector(x)
-    if not changes:
+    if leg.steering is None or not _steer(leg, leg.steering, leg.steering.activations(x)):
         leg.query, leg.whole = _sae_queries(leg, model, model.query_row(x, leg.scorer))
         leg.base = leg.query
         return
-    assert leg.steering is not None
-    leg.moved, leg.vector = True, leg.steering.move(x, changes)
+    leg.vector = leg.steering.move(x, leg.changes)
     leg.make_base = lambda: _sae_queries(leg, model, model.query_row(x, leg.scorer))
     moved = (model.query_row(leg.vector, "decode") if leg.scorer == "decode" else
-             leg.steering.add_to(model.query_row(x, leg.scorer), changes))
-    leg.query, leg.whole = _sae_queries(leg, model, moved, changes)
+             leg.steering.add_to(model.query_row(x, leg.scorer), leg.changes))
+    leg.query, leg.whole = _sae_queries(leg, model, moved, leg.changes)
 
 
 def _sae_queries(leg: Leg, model: SAEModel, row: SparseRow, always: Collection[int] = ()
@@ -191,9 +191,14 @@ def _steer_sparse(generation: Generation, leg: Leg, model: DerivedModel) -> None
     base = SparseRow(leg.query.terms, values.astype(np.float32))
     leg.base = leg.query = quantised_for(leg, base, model)
     leg.label = label_of(generation, leg.field.name, model)
-    if leg.steering is not None and (changes := leg.steering.differences(activations_of(base))):
-        leg.query = quantised_for(leg, leg.steering.add_to(base, changes), model)
-        leg.moved = True
+    if leg.steering is not None and _steer(leg, leg.steering, activations_of(base)):
+        leg.query = quantised_for(leg, leg.steering.add_to(base, leg.changes), model)
+
+
+def _steer(leg: Leg, steering: Steering, activations: Mapping[int, float]) -> bool:
+    """Notes what edits do to a query with these activations; whether that is anything."""
+    leg.changes, leg.unmet = steering.differences(activations), steering.unmet(activations)
+    return bool(leg.changes)
 
 
 def level_values(schema: FieldSchema, ids: NDArray[np.uint32], model: DerivedModel | None) -> NDArray[np.float64]:

@@ -72,7 +72,6 @@ class MapCache:
             schema.name,
         )
 
-
     def _draw(self, generation: Generation, schema: FieldSchema, sae: SAE) -> _Drawn:
         """Called by one thread at a time."""
         from sparsight.encoders.sae.layout import layout

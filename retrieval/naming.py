@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from sparsight.errors import CheckpointError, FailedPreconditionError, IncompatibleModelError
-from sparsight.index.generation import Generation, Reference
+from sparsight.index.generation import Generation, Place
 from sparsight.index.lexicon import searchable_text
 from sparsight.index.store import CollectionStore
 from sparsight.retrieval.installing import install_names
@@ -143,7 +143,7 @@ def _judged(generation: Generation, sae: SAE, source: str, passages: _Passages, 
 
 @dataclass
 class _Passages:
-    places: list[tuple[Reference, int]]
+    places: list[Place]
     ids: list[str]
     texts: list[str]
     x: NDArray[np.float32]

@@ -45,7 +45,7 @@ class Plan:
     @property
     def steered(self) -> bool:
         """Whether any edit can change what is found."""
-        return bool(self.conditions) or any(leg.moved for leg in self.legs)
+        return bool(self.conditions) or any(leg.changes for leg in self.legs)
 
     @property
     def depth(self) -> int:
@@ -262,9 +262,9 @@ def _check_option(name: str, value: object, place: str) -> None:
 
 def _warn(plan: Plan) -> None:
     if plan.query.explain:
-        steered = {id(leg.steering): leg.steering for leg in plan.legs if leg.steering is not None}
-        plan.warnings += [f"{move.op} of feature {move.latent} was not done: the query has too little of {move.when}"
-                          for steering in steered.values() for move in steering.unmet]
+        plan.warnings += dict.fromkeys(
+            f"{move.op} of feature {move.latent} was not done: the query has too little of {move.when}"
+            for leg in plan.legs for move in leg.unmet)
     for leg in plan.legs:
         if isinstance(leg.query, ImpactQuery) and len(leg.query.terms) == 0:
             plan.warnings.append(f"the query has no weights in field {leg.field.name!r}")

@@ -67,36 +67,32 @@ class Move:
 
 @dataclass(slots=True)
 class Steering:
-    """The moving edits (boost, suppress, set, clamp) of one SAE field, in order.
-
-    ``unmet`` are those whose conditions the query did not meet.
-    """
+    """The moving edits (boost, suppress, set, clamp) of one SAE field, in order."""
 
     field: FieldSchema
     source: str
     model: SAEModel
     moves: list[Move] = dataclasses.field(default_factory=list)
-    unmet: list[Move] = dataclasses.field(default_factory=list)
 
     def differences(self, activations: Mapping[int, float]) -> dict[int, float]:
         """``z'_f - z_f`` of each latent that changes, for a query with these activations."""
         parts: dict[int, tuple[float, float]] = {}
-        self.unmet = []
         for move in self.moves:
-            if not move.done(activations):
-                self.unmet.append(move)
-            else:
+            if move.done(activations):
                 parts[move.latent] = move.after(*parts.get(move.latent, (activations.get(move.latent, 0.0), 0.0)))
         found = {f: (base - activations.get(f, 0.0)) + offset for f, (base, offset) in parts.items()}
         return {f: delta for f, delta in found.items() if delta != 0.0}
 
-    def of_vector(self, x: NDArray[np.float32]) -> dict[int, float]:
-        """:meth:`differences` for a dense query (D,)."""
-        activations: dict[int, float] = {}
-        if any(move.needs_code for move in self.moves):
-            code = self.model.sae.document_codes(x[None])
-            activations = dict(zip(code.indices.tolist(), code.data.tolist(), strict=True))
-        return self.differences(activations)
+    def unmet(self, activations: Mapping[int, float]) -> tuple[Move, ...]:
+        """Edits whose conditions a query with these activations does not meet."""
+        return tuple(move for move in self.moves if not move.done(activations))
+
+    def activations(self, x: NDArray[np.float32]) -> dict[int, float]:
+        """Those of a dense query (D,); none where no edit asks."""
+        if not any(move.needs_code for move in self.moves):
+            return {}
+        code = self.model.sae.document_codes(x[None])
+        return dict(zip(code.indices.tolist(), code.data.tolist(), strict=True))
 
     def move(self, x: NDArray[np.float32], changes: Mapping[int, float]) -> NDArray[np.float32]:
         """The dense query (D,) with these :meth:`differences`; ``x`` itself when there are none."""

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from sparsight.index.generation import Generation, Reference
+from sparsight.index.generation import Generation, Place
 from sparsight.index.schema import FieldSchema
 
 __all__ = ["MOST_PASSAGES", "KeptByField", "chosen_passages", "stored_codes", "stored_rows"]
@@ -47,14 +47,14 @@ def stored_codes(generation: Generation, field: str, most: int = MOST_PASSAGES) 
     return stored_rows(generation, field, chosen_passages(generation, most))
 
 
-def chosen_passages(generation: Generation, most: int) -> list[tuple[Reference, int]]:
+def chosen_passages(generation: Generation, most: int) -> list[Place]:
     """Living passages, evenly chosen where they are more than ``most``."""
     places = [(reference, passage) for _, reference in generation.scan(generation.mask(None))
               for passage in range(generation.passages_of(reference))]
     return places[:: -(-len(places) // most)] if places else []
 
 
-def stored_rows(generation: Generation, field: str, places: Sequence[tuple[Reference, int]]) -> csr_matrix:
+def stored_rows(generation: Generation, field: str, places: Sequence[Place]) -> csr_matrix:
     """Weights (P, F) of passages in a sparse or SAE field."""
     rows = generation.sparse_rows(field, places)
     return csr_matrix((rows.weights, rows.ids.astype(np.int32), rows.indptr),

@@ -56,6 +56,10 @@ def test_texts_are_compared_by_features(dense_folder: Path, tmp_path: Path) -> N
         assert 1 <= len(alone) <= 4 and all(item.a > 0 == item.b for item in alone)
         assert [item.a for item in alone] == sorted((item.a for item in alone), reverse=True)
         assert [(item.feature, item.b) for item in things.compare(b="7")] == [(item.feature, item.a) for item in alone]
+        explorer = sparsight.explore(things)
+        assert list(explorer.about(seven)) == list(alone)
+        assert list(explorer.compare(seven, "The old house", texts=True)) == list(
+            things.compare(a_text=seven, b_text="The old house", count=20))
         for wrong, place in (({}, "a"), ({"a": "7", "a_text": "old"}, "a_text"),
                              ({"b": "7", "b_text": "old"}, "b_text")):
             with pytest.raises(InvalidArgumentError) as caught:
