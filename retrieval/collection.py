@@ -264,14 +264,15 @@ class Collection:
     def features(self, words: str = "", *, field: str = "", page_size: int = 50, page_token: str = "") -> FeaturePage:
         """Features of an SAE field: the most frequent first, or the best matches for some words.
 
-        Words match a feature's label and what the words themselves activate.
+        Words match a feature's label and what the words themselves activate; ``cosines`` tell how well.
         """
         generation = self._generation()
         check_text(words, "words", MAX_QUERY_TEXT)
         size, after = page_size_of(page_size, 50), read_token(page_token, words)
-        found = feature_search.find(generation, words, field)
+        found, cosines = feature_search.find(generation, words, field)
         token = make_token(after + size, words) if len(found) > after + size else ""
-        return FeaturePage(tuple(found[after : after + size]), token)
+        shown = slice(after, after + size)
+        return FeaturePage(tuple(found[shown]), token, tuple(cosines[shown]))
 
     def feature(self, index: int, *, field: str = "") -> Feature:
         """One feature; UnknownFeatureError if there is none of that index."""
@@ -284,18 +285,22 @@ class Collection:
         *,
         positive_texts: Sequence[str] = (),
         negative_texts: Sequence[str] = (),
+        words: str = "",
         field: str = "",
-        count: int = 64,
+        count: int = 24,
     ) -> tuple[FeatureWeight, ...]:
-        """Features that tell some examples from others, the most telling first.
+        """Features that tell some examples from others, or that words describe, the most telling first.
 
         Parameters
         ----------
         positives, negatives : sequences of str
             Ids of documents of the collection.
         positive_texts, negative_texts : sequences of str
-            Other texts; of both kinds together at least one positive, and at most 1,000 of each. Without negatives the
-            data that the SAE was trained on stand for them.
+            Other texts; of both kinds together at most 1,000 of each. Without negatives the data that the SAE was
+            trained on stand for them.
+        words : str
+            What is looked for, in words: "audio and music". Counts as much as all examples; needed where there are no
+            positives.
         field : str
             The SAE field; "" is the only one.
         count : int
@@ -319,9 +324,11 @@ class Collection:
                 ("negatives", negatives, negative_texts),
             )
         )
-        if not len(wanted):
-            raise InvalidArgumentError("expected at least one positive example, got none", field="positives")
-        return feature_search.from_examples(generation, wanted, unwanted, field, count)
+        described = examples.described(generation, field, words)
+        if not len(wanted) and described is None:
+            raise InvalidArgumentError("expected at least one positive example, or words; got neither",
+                                       field="positives")
+        return feature_search.from_examples(generation, wanted, unwanted, field, count, described)
 
     def related_features(self, index: int, *, field: str = "", count: int = 10) -> RelatedFeatures:
         """Features that look most the way of one, and most the other way; at most 256 of each."""

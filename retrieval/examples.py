@@ -18,7 +18,7 @@ from sparsight.retrieval.preparation import check_text
 from sparsight.retrieval.steering import sae_field
 from sparsight.types import SAEField
 
-__all__ = ["side", "vectors_of"]
+__all__ = ["described", "side", "vectors_of"]
 
 
 def vectors_of(store: CollectionStore, generation: Generation, field: str, ids: Sequence[str], texts: Sequence[str],
@@ -57,6 +57,19 @@ def side(store: CollectionStore, generation: Generation, field: str, id: str, te
     source = generation.field(spec.source)
     parts = _stored(store, source, [id], [name]) if id else _encoded(source, [text] if text else [], f"{name}_text")
     return parts[0] if parts else np.zeros((0, source.dimension), np.float32)
+
+
+def described(generation: Generation, field: str, words: str) -> NDArray[np.float32] | None:
+    """Embedding (D,) of a description, as of a query; None if there are no words.
+
+    Errors as :func:`vectors_of`, with ``words`` as their field.
+    """
+    if not check_text(words, "words", MAX_QUERY_TEXT).strip():
+        return None
+    spec = sae_field(generation, field, "field").spec
+    assert isinstance(spec, SAEField)
+    row: NDArray[np.float32] = dense_encoder(generation.field(spec.source)).encode([words], mode="query")[0]
+    return row
 
 
 def _stored(store: CollectionStore, source: FieldSchema, ids: Sequence[str], places: Sequence[str]

@@ -33,15 +33,17 @@ __all__ = ["MAX_EXAMPLES", "check_count", "compare", "describe", "find", "from_e
 F32 = NDArray[np.float32]
 MAX_EXAMPLES = 1_000
 """Positives, and negatives, of one call."""
+_ENDING = 3  # letters behind a label's word that still make it the same word
 MAX_FOUND = 256
 """Features of one answer: as many as a query takes edits."""
 
 
-def find(generation: Generation, words: str, field: str) -> list[Feature]:
-    """Features of an SAE field that fire at all, in order.
+def find(generation: Generation, words: str, field: str) -> tuple[list[Feature], list[float]]:
+    """Features of an SAE field that fire at all, in order, and how much the direction of each is that of the words.
 
-    Without words: by density, then index. With words: those whose label shares a word with them or which the
-    words' own embedding activates, by ``share of the words in the label + activation / largest activation``.
+    Without words: by density, then index, and no cosines. With words: those whose label shares a word with them or
+    which the words' own embedding activates, by ``share of the words in the label + cosine``; no cosines if the field
+    takes no text.
 
     Raises
     ------
@@ -49,15 +51,21 @@ def find(generation: Generation, words: str, field: str) -> list[Feature]:
         No such field, or it has no features.
     """
     schema, model = sae_of(generation, field)
-    density = model.sae.density
+    density, cosines = model.sae.density, None
     if words.strip():
-        relevance = _label_share(labels_of(generation, schema.name, model), words, model.dimension) + _activation(
-            generation, schema, model, words
-        )
+        relevance = _label_share(labels_of(generation, schema.name, model), words, model.dimension)
+        row = _embedding(generation, schema, words)
+        if row is not None:
+            way = row - model.sae.b_dec
+            cosines = model.sae.W_dec @ way / max(float(np.linalg.norm(way)), 1e-12)
+            active = np.zeros(model.dimension, np.bool_)
+            active[model.sae.document_codes(row[None]).indices] = True
+            relevance += np.where(active | (relevance > 0), np.maximum(cosines, 1e-9), 0.0)
         order = [int(f) for f in np.lexsort((np.arange(model.dimension), -density, -relevance)) if relevance[f] > 0]
     else:
         order = [int(f) for f in np.lexsort((np.arange(model.dimension), -density)) if density[f] > 0]
-    return [feature_of(generation, model, schema.name, f) for f in order]
+    return ([feature_of(generation, model, schema.name, f) for f in order],
+            [] if cosines is None else cosines[order].tolist())
 
 
 def describe(generation: Generation, index: int, field: str) -> Feature:
@@ -72,18 +80,20 @@ def describe(generation: Generation, index: int, field: str) -> Feature:
     return feature_of(generation, model, schema.name, index)
 
 
-def from_examples(generation: Generation, positives: F32, negatives: F32, field: str, count: int
-                  ) -> tuple[FeatureWeight, ...]:  # fmt: skip
-    """Features that tell embeddings (P, D) from others (M, D), the most telling first; none may be given of these.
+def from_examples(generation: Generation, positives: F32, negatives: F32, field: str, count: int,
+                  words: F32 | None = None) -> tuple[FeatureWeight, ...]:
+    """Features that tell embeddings (P, D) from others (M, D), the most telling first.
 
-    By :mod:`sparsight.encoders.sae.examples`.
+    By :mod:`sparsight.encoders.sae.examples`, where ``words`` (D,) describes the positives. Negatives may be none, and
+    positives where there are words.
     """
     from sparsight.encoders.sae.examples import direction_of, latents_towards
 
     schema, model = sae_of(generation, field)
     sae = model.sae
-    latents, weights = latents_towards(sae, direction_of(sae, positives, negatives), check_count(count))
-    share = np.bincount(sae.document_codes(positives).indices, minlength=sae.n_latents) / len(positives)
+    latents, weights = latents_towards(sae, direction_of(sae, positives, negatives, words),
+                                       check_count(count))
+    share = np.bincount(sae.document_codes(positives).indices, minlength=sae.n_latents) / max(len(positives), 1)
     strengths = weights / sae.scale[latents]
     return tuple(FeatureWeight(feature_of(generation, model, schema.name, f), float(strength), float(share[f]))
                  for f, strength in zip(latents.tolist(), strengths, strict=True))
@@ -149,23 +159,25 @@ def _noted(notes: LatentNotes, index: int, own: bool
 
 
 def _label_share(labels: Sequence[str], words: str, count: int) -> NDArray[np.float64]:
-    """Share of the wanted words that begin a word of each label, or the other way round (plurals, stems)."""
+    """Share of the wanted words that begin a word of each label, or go on for up to three letters behind one.
+
+    So a beginning is enough, and plurals are found, but "sarcasm" is not by "sar".
+    """
     wanted = re.findall(r"\w\w+", words.lower())
     share = np.zeros(count)
     for index, label in enumerate(labels[:count]):
         have = re.findall(r"\w\w+", label.lower())
-        hits = sum(any(h.startswith(w) or w.startswith(h) for h in have) for w in wanted)
+        hits = sum(any(h.startswith(w) or (w.startswith(h) and len(w) - len(h) <= _ENDING) for h in have)
+                   for w in wanted)
         share[index] = hits / max(1, len(wanted))
     return share
 
 
-def _activation(generation: Generation, schema: FieldSchema, model: SAEModel, words: str) -> NDArray[np.float64]:
-    """What the words activate when they are encoded like a query; nothing when the field takes no text."""
-    strength = np.zeros(model.dimension)
+def _embedding(generation: Generation, schema: FieldSchema, words: str) -> F32 | None:
+    """The words' embedding (D,), as of a query; None when the field takes no text."""
     assert isinstance(schema.spec, SAEField)
     source = generation.field(schema.spec.source)
-    if isinstance(source.spec, DenseField) and source.spec.encoder:
-        code = model.sae.document_codes(dense_encoder(source).encode([words], mode="query"))
-        if code.nnz:
-            strength[code.indices] = code.data / code.data.max()
-    return strength
+    if not isinstance(source.spec, DenseField) or not source.spec.encoder:
+        return None
+    row: F32 = dense_encoder(source).encode([words], mode="query")[0]
+    return row

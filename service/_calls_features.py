@@ -45,7 +45,7 @@ def features(collection: str, words: str, field: str, page_size: int, page_token
         page_token=text(page_token, "page_token"),
     )
     page = yield call("FeatureService", "ListFeatures", request, features_pb2.ListFeaturesResponse)
-    return FeaturePage(tuple(map(feature_from_proto, page.features)), page.next_page_token)
+    return FeaturePage(tuple(map(feature_from_proto, page.features)), page.next_page_token, tuple(page.cosines))
 
 
 def feature(collection: str, index: int, field: str) -> Steps[Feature]:
@@ -58,16 +58,18 @@ def find_features(
     collection: str,
     examples: tuple[Sequence[str], Sequence[str]],
     texts: tuple[Sequence[str], Sequence[str]],
+    words: str,
     field: str,
     count: int,
 ) -> Steps[tuple[FeatureWeight, ...]]:
-    """Positives and negatives, by id and as texts."""
+    """Positives and negatives, by id and as texts, and a description."""
     request = features_pb2.FindFeaturesRequest(
         parent=field_resource(collection, field),
         positives=_texts(examples[0], "positives"),
         negatives=_texts(examples[1], "negatives"),
         positive_texts=_texts(texts[0], "positive_texts"),
         negative_texts=_texts(texts[1], "negative_texts"),
+        words=text(words, "words"),
         count=integer(count, "count"),
     )
     response = features_pb2.FindFeaturesResponse

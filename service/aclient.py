@@ -328,13 +328,14 @@ class AsyncCollection:
         *,
         positive_texts: Sequence[str] = (),
         negative_texts: Sequence[str] = (),
+        words: str = "",
         field: str = "",
-        count: int = 64,
+        count: int = 24,
         timeout: float | None = None,
     ) -> tuple[FeatureWeight, ...]:
-        """Features that tell some examples, ids of documents or texts, from others; the most telling first."""
+        """Features that tell some examples, ids of documents or texts, from others, or that words describe."""
         texts = (positive_texts, negative_texts)
-        steps = _calls_features.find_features(self.name, (positives, negatives), texts, field, count)
+        steps = _calls_features.find_features(self.name, (positives, negatives), texts, words, field, count)
         return await self._client._run(steps, timeout)
 
     async def related_features(

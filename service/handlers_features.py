@@ -73,6 +73,7 @@ class FeatureHandlers:
         return features_pb2.ListFeaturesResponse(
             features=[feature_to_proto(item, collection) for item in page.features],
             next_page_token=page.next_page_token,
+            cosines=page.cosines,
         )
 
     def get_feature(self, request: features_pb2.GetFeatureRequest, call: Call) -> Message:
@@ -87,8 +88,9 @@ class FeatureHandlers:
             list(request.negatives),
             positive_texts=list(request.positive_texts),
             negative_texts=list(request.negative_texts),
+            words=request.words,
             field=field,
-            count=request.count if request.HasField("count") else 64,
+            count=request.count if request.HasField("count") else 24,
         )
         return features_pb2.FindFeaturesResponse(features=weights_to_proto(found, collection))
 

@@ -107,15 +107,20 @@ class Explorer:
     # --- features -------------------------------------------------------------------------------------------
 
     def features(self, words: str = "", count: int = 20) -> Table[Feature]:
-        """Features by words, the best matches first, or the most frequent ones."""
-        found = self.collection.features(words, page_size=count).features
-        return Table("feature", [(named(item), item.density) for item in found], "share of passages", found)
+        """Features by words, the best matches first with their cosines, or the most frequent ones."""
+        page = self.collection.features(words, page_size=count)
+        numbers = page.cosines or [item.density for item in page.features]
+        return Table("feature", list(zip(map(named, page.features), numbers, strict=True)),
+                     "cosine with the words" if page.cosines else "share of passages", page.features)
 
-    def like(self, documents: Sequence[str] = (), unlike: Sequence[str] = (), count: int = 20, *,
-             texts: Sequence[str] = (), unlike_texts: Sequence[str] = ()) -> Table[FeatureWeight]:
-        """Features that documents, by id, and other texts have and others have not; ``.edits(0.4)`` steers there."""
+    def like(self, documents: Sequence[str] = (), unlike: Sequence[str] = (), count: int = 24, *,
+             texts: Sequence[str] = (), unlike_texts: Sequence[str] = (), words: str = "") -> Table[FeatureWeight]:
+        """Features that documents, by id, and other texts have and others have not, or that words describe.
+
+        ``.edits(0.4)`` steers there.
+        """
         found = self.collection.find_features(documents, unlike, positive_texts=texts, negative_texts=unlike_texts,
-                                              count=count)
+                                              words=words, count=count)
         return Table("feature", [(named(item.feature), item.weight) for item in found], STEP, found)
 
     def related(self, feature: Which, count: int = 10) -> Table[FeatureWeight]:

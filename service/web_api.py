@@ -198,7 +198,10 @@ def find_features(database: Database, call: WebCall) -> Mapping[str, Any]:
     size = asked.integer("size", 20, least=1, most=MAX_PAGE)
     asked.end()
     page = collection.features(words, field=field, page_size=size, page_token=token)
-    return {"features": [_feature(item) for item in page.features], "next_page": page.next_page_token}
+    cosines = page.cosines or [None] * len(page.features)
+    return {"features": [{**_feature(item), "cosine": cosine}
+                         for item, cosine in zip(page.features, cosines, strict=True)],
+            "next_page": page.next_page_token}
 
 
 def get_feature(database: Database, call: WebCall) -> Mapping[str, Any]:
@@ -228,12 +231,12 @@ def feature_families(database: Database, call: WebCall) -> Mapping[str, Any]:
 
 
 def features_from_examples(database: Database, call: WebCall) -> Mapping[str, Any]:
-    """Features that tell some documents from others, each with its strength in a step towards the first ones."""
+    """Features that tell some documents from others, or that words describe, each with its strength in a step there."""
     collection, asked = _collection_of(database, call), call.arguments
     positives, negatives, field = asked.texts("positives"), asked.texts("negatives"), asked.text("field")
-    count = asked.integer("count", 12, least=1, most=MAX_PAGE)
+    words, count = asked.text("words"), asked.integer("count", 12, least=1, most=MAX_PAGE)
     asked.end()
-    found = collection.find_features(positives, negatives, field=field, count=count)
+    found = collection.find_features(positives, negatives, words=words, field=field, count=count)
     return {"features": [{**_feature(item.feature), "share": item.share, "strength": item.edit(_EXAMPLE_STEP).strength}
                          for item in found]}
 

@@ -16,7 +16,7 @@ import numpy as np
 from benches.quality.results import Row
 from benches.steering.lists import precision
 from benches.steering.papers import Papers
-from benches.steering.towards import lists_of, ways_of
+from benches.steering.towards import EXAMPLES, lists_of, ways_of
 from sparsight.types import Edit
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ def section(papers: Papers, collection: Collection) -> list[Row]:
             asked = queries[[q for q, _ in pairs]]
             edits = None
             if way == "features":
-                edits = [[Edit(f, "suppress", step * weight) for f, weight in ways[c].features] for _, c in pairs]
+                edits = [[Edit(f, "suppress", step * weight) for f, weight in ways[c].features[EXAMPLES]]
+                         for _, c in pairs]
             else:
                 asked = asked - step * np.stack([ways[c].difference for _, c in pairs])
             hits = lists_of(papers, collection, asked, edits)

@@ -9,29 +9,30 @@ import numpy as np
 from benches.quality.results import Row
 from benches.steering.lists import precision
 from benches.steering.papers import Papers
-from benches.steering.towards import found_features
+from benches.steering.towards import NAMES, found_features
 from sparsight.retrieval.models import SAEModel
 
 if TYPE_CHECKING:
     from sparsight.retrieval import Collection
 
-__all__ = ["section"]
+__all__ = ["OURS", "section"]
 
-_EXAMPLES, _DRAWS = 10, 5
-_FEATURES = (1, 8, 32, 128)
+_EXAMPLES, _DRAWS, OURS = 10, 5, 24
+_FEATURES = (1, 8, OURS, 64)
 
 
 def section(papers: Papers, collection: Collection) -> list[Row]:
     """Rows "examples": precision@10 among the indexed documents, by category and number of features.
 
-    Examples stand aside, so all that is found is held out. Documents are ranked by ``sum of weight * activation``, by
-    codes as the collection makes them; "mean difference" ranks by the embeddings' product with it.
+    Examples stand aside, so all that is found is held out. Documents are ranked by what the features as edits add to
+    their scores: the product with a step along them. "mean difference" ranks by the product with it; "with label" has
+    the category's name beside the examples.
     """
     categories = papers.split(test=True)
     members = papers.members(categories)
     model = collection._generation().derived["sae"]
     assert isinstance(model, SAEModel)
-    codes, x = model.sae.document_weights(papers.x[papers.indexed]), papers.x[papers.indexed]
+    x, named = papers.x[papers.indexed], papers.encode([NAMES[name] for name in categories])
     rows: list[Row] = []
     for c, name in enumerate(categories):
         found: dict[str, list[float]] = {}
@@ -39,12 +40,12 @@ def section(papers: Papers, collection: Collection) -> list[Row]:
             drawn = np.random.default_rng([7, c, draw])
             positives, negatives = (papers.x[drawn.choice(papers.aside[members[papers.aside, c] == wanted], _EXAMPLES,
                                                           replace=False)] for wanted in (True, False))
-            weights = found_features(collection, positives, negatives)
-            for count in _FEATURES:
-                w = np.zeros(model.dimension, np.float32)
-                for f, weight in weights[:count]:
-                    w[f] = weight * model.sae.scale[f]
-                found.setdefault(str(count), []).append(_precision(papers, codes @ w, members[:, c]))
+            ways = {str(count): (None, count) for count in _FEATURES} | {"with label": (named[c], OURS)}
+            for way, (words, count) in ways.items():
+                step = np.zeros(model.sae.d_in, np.float32)
+                for f, weight in found_features(collection, positives, negatives, words, count):
+                    step += weight * model.sae.scale[f] * model.sae.W_dec[f]
+                found.setdefault(way, []).append(_precision(papers, x @ step, members[:, c]))
             found.setdefault("mean difference", []).append(
                 _precision(papers, x @ (positives.mean(0) - negatives.mean(0)), members[:, c]))
         rows += [{"kind": "examples", "category": name, "features": way, "draws": _DRAWS,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from benches.quality.measure import say
 from benches.quality.results import Row
 from benches.steering.papers import Papers
-from benches.steering.towards import ways_of
+from benches.steering.towards import BOTH, ways_of
 from sparsight.retrieval.judged_vectors import JudgedVectors, measure, rank_dense
 from sparsight.retrieval.models import SAEModel
 
@@ -43,7 +43,7 @@ def section(papers: Papers, collection: Collection) -> list[Row]:
     ways = ways_of(papers, collection, names, papers.members(names))
     weights = np.zeros((len(names), sae.n_latents), np.float32)  # a step of length 1 along each category's features
     for c, way in enumerate(ways):
-        for f, strength in way.features:
+        for f, strength in way.features[BOTH]:
             weights[c, f] = strength * sae.scale[f]
     differences = np.stack([way.difference for way in ways])
     live, rows = np.flatnonzero(sae.density > 1e-3), []

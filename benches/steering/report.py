@@ -13,7 +13,8 @@ from benches.steering.shift import means
 
 __all__ = ["write_page"]
 
-_COLOURS = {"features": "C0", "mean difference": "C1", "label behind the query": "C2", "noise": "C7", "oracle": "black"}
+_COLOURS = {"features": "C0", "features from examples alone": "C4", "mean difference": "C1",
+            "mean difference and label": "C8", "label behind the query": "C2", "noise": "C7", "oracle": "black"}
 
 
 def write_page(results: dict[str, Any], path: Path) -> None:

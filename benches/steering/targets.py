@@ -8,14 +8,16 @@ import numpy as np
 
 from benches.quality.results import Row
 from benches.steering.away import cut_at_kept
+from benches.steering.examples import OURS
 from benches.steering.names import ARXIV, LARGE
 from benches.steering.neutral import CATEGORY, lost_at
 from benches.steering.overlaps import within_twice
-from benches.steering.towards import at_overlap
+from benches.steering.towards import BOTH, EXAMPLES, at_overlap
 
 __all__ = ["target_rows"]
 
 Rows = Mapping[str, Sequence[Row]]
+_LABEL = "label behind the query"
 
 
 def target_rows(rows: Rows) -> list[Row]:
@@ -39,15 +41,16 @@ def _target(what: str, bound: str, asked: float, measured: float, unit: str, not
 
 def _examples(rows: Sequence[Row]) -> Row:
     by = {way: [row["precision"] for row in rows if row["features"] == way] for way in {r["features"] for r in rows}}
-    others = ", ".join(f"{way}: {np.median(values):.2f}" for way, values in sorted(by.items()) if way != "128")
+    others = ", ".join(f"{way}: {np.median(values):.2f}" for way, values in sorted(by.items()) if way != str(OURS))
     return _target("features from 10 + 10 examples: precision@10 of their documents, median category", "at least", 0.8,
-                   float(np.median(by["128"])), "precision@10",
-                   f"{len(by['128'])} categories, mean of {rows[0]['draws']} draws each, 128 features; {others}")
+                   float(np.median(by[str(OURS)])), "precision@10",
+                   f"{len(by[str(OURS)])} categories, mean of {rows[0]['draws']} draws each, {OURS} features; {others}")
 
 
 def _gain(rows: Sequence[Row]) -> Row:
-    several = ", ".join(f"{way} {at_overlap(rows, way):+.3f}" for way in ("features", "mean difference", "oracle"))
-    label = next(row for row in rows if row["way"] == "label behind the query")
+    several = ", ".join(f"{way} {at_overlap(rows, way):+.3f}" for way in dict.fromkeys(row["way"] for row in rows)
+                        if way not in ("noise", _LABEL))
+    label = next(row for row in rows if row["way"] == _LABEL)
     return _target("towards a category: precision@10 gained where the overlap with the list before is 0.5", "at least",
                    0.5, at_overlap(rows, "features"), "precision@10",
                    f"{rows[0]['pairs']:,} pairs, precision {rows[0]['before']:.3f} before; {several} (knows every "
@@ -55,15 +58,21 @@ def _gain(rows: Sequence[Row]) -> Row:
 
 
 def _above(rows: Sequence[Row]) -> Row:
-    label = next(row for row in rows if row["way"] == "label behind the query")
-    own, behind = at_overlap(rows, "features"), at_overlap(rows, "features", overlap=label["rbo"])
-    others = {"mean difference": (own, at_overlap(rows, "mean difference")),
-              "label behind the query": (behind, label["gain"])}
-    times = {way: gain / max(other, 1e-3) for way, (gain, other) in others.items()}
-    told = "; ".join(f"{gain:+.3f} against {other:+.3f} of {way}" for way, (gain, other) in others.items())
+    label = next(row for row in rows if row["way"] == _LABEL)
+
+    def beside(way: str) -> dict[str, tuple[float, float]]:
+        return {"mean difference": (at_overlap(rows, way), at_overlap(rows, "mean difference")),
+                _LABEL: (at_overlap(rows, way, overlap=label["rbo"]), label["gain"])}
+
+    def least(way: str) -> float:
+        return min(gain / max(other, 1e-3) for gain, other in beside(way).values())
+
+    told = "; ".join(f"{gain:+.3f} against {other:+.3f} of {way}" for way, (gain, other) in beside(BOTH).items())
+    if any(row["way"] == EXAMPLES for row in rows):
+        told += f"; {EXAMPLES} {least(EXAMPLES):.2f} times the best"
     noise = [row["gain"] for row in rows if row["way"] == "noise"]
     return _target("the same, over that of mean difference and label at equal overlap", "at least", 1.0,
-                   min(times.values()), "times the best of them",
+                   least(BOTH), "times the best of them",
                    f"{told}; noise of any length {max(noise):+.3f} at most")
 
 

@@ -1,8 +1,9 @@
 """Steering towards a category: what is gained in the first ten hits, and what is left of the list.
 
-Ways: features found from 10 + 10 examples, as edits through the product; the difference of the examples' means; the
-title with the category's name behind it; noise of the same length. And an oracle, which knows every document's
-category and adds a constant to those in it: no method that only adds a preference can do better at equal overlap.
+Ways: features found from 10 + 10 examples and the category's name, or from the examples alone, as edits through the
+product; the difference of the examples' means, alone and with the name's embedding; the title with the name behind it;
+noise of the same length. And an oracle, which knows every document's category and adds a constant to those in it: no
+method that only adds a preference can do better at equal overlap.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ from sparsight.types import Edit, Query, Retriever
 if TYPE_CHECKING:
     from sparsight.retrieval import Collection
 
-__all__ = ["NAMES", "at_overlap", "found_features", "lists_of", "section", "ways_of"]
+__all__ = ["BOTH", "EXAMPLES", "NAMES", "at_overlap", "found_features", "lists_of", "section", "ways_of"]
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
 STEPS = (0.15, 0.3, 0.45, 0.6, 0.8, 1.1)
 BONUSES = (0.03, 0.06, 0.1, 0.15, 0.2)
-_EXAMPLES, _FEATURES = 10, 128
+_EXAMPLES, _FEATURES = 10, 24
+BOTH, EXAMPLES = "features", "features from examples alone"
 _BASE = (0.05, 0.4)  # precision@10 without steering
 _PAIRS = 20  # queries of a category
 _DEPTH = 100
@@ -78,10 +80,14 @@ def section(papers: Papers, collection: Collection) -> list[Row]:
         say(f"{way} {step}: {found[-1]['before']} to {found[-1]['after']}, overlap {found[-1]['rbo']}")
 
     for step in STEPS:
-        edits = [[Edit(f, "boost", step * weight) for f, weight in ways[c].features] for c in pairs[:, 1].tolist()]
-        add("features", step, lists_of(papers, collection, asked, edits))
+        for name in (BOTH, EXAMPLES):
+            edits = [[Edit(f, "boost", step * weight) for f, weight in ways[c].features[name]]
+                     for c in pairs[:, 1].tolist()]
+            add(name, step, lists_of(papers, collection, asked, edits))
         add("mean difference", step, lists_of(papers, collection, asked + step * np.stack(
             [ways[c].difference for c in pairs[:, 1].tolist()])))
+        add("mean difference and label", step, lists_of(papers, collection, asked + step * np.stack(
+            [_unit(ways[c].difference + ways[c].label) for c in pairs[:, 1].tolist()])))
         add("noise", step, lists_of(papers, collection, asked + step * noise))
     texts = [f"{papers.papers[rows[q]].title}, {NAMES[categories[c]]}" for q, c in pairs.tolist()]
     add("label behind the query", 0.0, lists_of(papers, collection, papers.encode(texts)))
@@ -91,30 +97,34 @@ def section(papers: Papers, collection: Collection) -> list[Row]:
 
 
 class _Way:
-    """Where the examples of a category lead."""
+    """Where the examples of a category, and its name, lead."""
 
-    def __init__(self, features: list[tuple[int, float]], difference: F32) -> None:
-        self.features, self.difference = features, difference
+    def __init__(self, features: dict[str, list[tuple[int, float]]], difference: F32, label: F32) -> None:
+        self.features, self.difference, self.label = features, difference, label
 
 
 def ways_of(papers: Papers, collection: Collection, categories: Sequence[str],
             members: NDArray[np.bool_]) -> list[_Way]:
-    """Where 10 + 10 examples of each category lead."""
-    made = []
+    """Where 10 + 10 examples of each category, and its name, lead."""
+    made, named = [], papers.encode([NAMES[name] for name in categories])
+    usual = papers.x[papers.indexed].mean(0)
     for c, _ in enumerate(categories):
         drawn = np.random.default_rng(1000 * c)
         of, others = (papers.aside[members[papers.aside, c] == wanted] for wanted in (True, False))
         positives, negatives = (papers.x[drawn.choice(side, _EXAMPLES, replace=False)] for side in (of, others))
         difference = positives.mean(0) - negatives.mean(0)
-        made.append(_Way(found_features(collection, positives, negatives), _unit(difference)))
+        features = {BOTH: found_features(collection, positives, negatives, named[c]),
+                    EXAMPLES: found_features(collection, positives, negatives)}
+        made.append(_Way(features, _unit(difference), _unit(named[c] - usual)))
     return made
 
 
-def found_features(collection: Collection, positives: F32, negatives: F32) -> list[tuple[int, float]]:
+def found_features(collection: Collection, positives: F32, negatives: F32, words: F32 | None = None,
+                   count: int = _FEATURES) -> list[tuple[int, float]]:
     """Features and strengths by what `find_features` calls, for vectors that are in no document."""
     from sparsight.retrieval.features import from_examples
 
-    found = from_examples(collection._generation(), positives, negatives, "sae", _FEATURES)
+    found = from_examples(collection._generation(), positives, negatives, "sae", count, words)
     return [(item.feature.index, item.weight) for item in found]
 
 

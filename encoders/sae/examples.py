@@ -1,11 +1,15 @@
 """Features from examples: which latents tell some embeddings from others, with no training.
 
-A direction leads from what the negatives, and all data, have in common to what the positives have; the latents that
-look most that way are the features. From ten examples of each kind a mean is known badly, so the negatives are drawn
-towards the autoencoder's bias, which is the mean of the data it was trained on, and directions in which all data spread
-anyway count less (linear discriminant analysis; Friedman 1989, "Regularized Discriminant Analysis"). Measured on 40
-categories of arXiv with 10 + 10 examples: the median category's precision@10 of the latents' documents is 0.74 by 32
-latents and 0.70 by 128, as by the embeddings' difference of means (``python -m benches.steering --sections examples``).
+A direction leads from what the negatives, and all data, have in common to what the positives have. From ten examples
+of each kind a mean is known badly, so the negatives are drawn towards the autoencoder's bias, which is the mean of the
+data it was trained on, and directions in which all data spread anyway count less (linear discriminant analysis;
+Friedman 1989, "Regularized Discriminant Analysis"). A description in words leads somewhere too, and counts as much as
+all examples. The features are the few latents that together look most that way, found by pursuit.
+
+Chosen on 40 categories of arXiv and measured on 40 others, 10 + 10 examples each (``python -m benches.steering
+--sections examples,towards``): documents along 24 latents have a precision@10 of 0.76, median category (64: 0.77, the
+difference of the examples' means: 0.70; with the category's name 0.79). A step that leaves an overlap of 0.5 of a list
+gains 0.165 of precision@10 (difference of means: 0.154; with the name 0.172).
 """
 
 from __future__ import annotations
@@ -16,16 +20,18 @@ from numpy.typing import NDArray
 from sparsight.encoders.sae.checks import check_rows
 from sparsight.encoders.sae.model import SAE
 from sparsight.errors import ShapeError
+from sparsight.kernels import pursue
 
 __all__ = ["direction_of", "latents_towards"]
 
 F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
 _BACKGROUND = 30.0  # negatives that the mean of the data counts as
 _SHRINK = 20.0  # of the covariance, towards this many times its mean eigenvalue
 
 
-def direction_of(sae: SAE, positives: F32, negatives: F32 | None = None) -> F32:
-    """The way from ordinary embeddings to the positives, of length 1.
+def direction_of(sae: SAE, positives: F32, negatives: F32 | None = None, words: F32 | None = None) -> F32:
+    """The way from ordinary embeddings to the positives and the words, of length 1.
 
     Parameters
     ----------
@@ -33,37 +39,39 @@ def direction_of(sae: SAE, positives: F32, negatives: F32 | None = None) -> F32:
         With densities and scales of its latents: its bias stands for the data's mean, and ``W_dec^T diag(density
         scale^2) W_dec`` for their covariance.
     positives : float32, shape (P, D)
-        At least one.
+        At least one, where there are no words.
     negatives : float32, shape (M, D), optional
+    words : float32, shape (D,), optional
+        Embedding of a description of the positives. It counts as much as all examples together.
 
     Returns
     -------
     float32, shape (D,)
-        0 where the positives do not differ from the rest.
+        0 where the positives and the words do not differ from the rest.
 
     Raises
     ------
     ShapeError, InvalidVectorError
-        If there are no positives or rows do not fit the autoencoder.
+        If there are neither positives nor words, or rows do not fit the autoencoder.
     """
     check_rows("positives", positives, columns=sae.d_in)
-    if not len(positives):
-        raise ShapeError("expected at least one positive example, got none", field="positives")
+    if not len(positives) and words is None:
+        raise ShapeError("expected at least one positive example, or words, got none", field="positives")
     total, count = _BACKGROUND * sae.b_dec.astype(np.float64), _BACKGROUND
     if negatives is not None and len(negatives):
         check_rows("negatives", negatives, columns=sae.d_in)
         total, count = total + negatives.sum(0, dtype=np.float64), count + len(negatives)
-    way = positives.mean(0, dtype=np.float64) - total / count
-    weighted = sae.W_dec * np.sqrt(sae.density * sae.scale**2)[:, None]
-    covariance = (weighted.T @ weighted).astype(np.float64)
-    usual = np.trace(covariance) / sae.d_in
-    if usual > 0:
-        way = np.linalg.solve(covariance / usual + _SHRINK * np.eye(sae.d_in), way)
-    return (way / max(float(np.linalg.norm(way)), 1e-12)).astype(np.float32)
+    way = np.zeros(sae.d_in)
+    if len(positives):
+        way += _unit(_discriminant(sae, positives.mean(0, dtype=np.float64) - total / count))
+    if words is not None:
+        check_rows("words", words[None], columns=sae.d_in)
+        way += _unit(words - sae.b_dec.astype(np.float64))
+    return _unit(way).astype(np.float32)
 
 
 def latents_towards(sae: SAE, direction: F32, count: int) -> tuple[NDArray[np.int64], F32]:
-    """Latents that look most along a direction.
+    """The few latents that together look most along a direction (:func:`sparsight.kernels.pursue`).
 
     Parameters
     ----------
@@ -75,17 +83,30 @@ def latents_towards(sae: SAE, direction: F32, count: int) -> tuple[NDArray[np.in
     Returns
     -------
     latents : int64, shape (n,)
-        By falling weight, equal ones by index. Those that fired in training and have a product above 0.
+        By falling weight, equal ones by index, of those that fired in training. Fewer than ``count`` where no other
+        would come nearer.
     weights : float32, shape (n,)
-        Products of decoder row and direction, scaled so that ``sum_i weights_i w_i`` has length 1: what added to the
-        latents' activations moves an embedding by 1.
+        Above 0, scaled so that ``sum_i weights_i w_i`` has length 1: what added to the latents' activations moves an
+        embedding by 1.
     """
     if direction.shape != (sae.d_in,):
         raise ShapeError(f"expected a direction of {sae.d_in} components, got shape {direction.shape}",
                          field="direction")
-    along = np.where(sae.scale > 0, sae.W_dec @ direction, 0.0)
-    order = np.argsort(-along, kind="stable")[:count]
-    latents = order[along[order] > 0].astype(np.int64)
-    weights = along[latents]
+    fired = np.flatnonzero(sae.scale > 0)
+    found, values = pursue(direction[None], sae.W_dec[fired], count, candidates=0)
+    chosen = found[0] >= 0
+    latents, weights = fired[found[0, chosen]], values[0, chosen]
     moved = float(np.linalg.norm(weights @ sae.W_dec[latents])) if len(latents) else 1.0
     return latents, (weights / max(moved, 1e-12)).astype(np.float32)
+
+
+def _discriminant(sae: SAE, way: F64) -> F64:
+    """A way in which directions of much spread count less."""
+    weighted = sae.W_dec * np.sqrt(sae.density * sae.scale**2)[:, None]
+    covariance = (weighted.T @ weighted).astype(np.float64)
+    usual = np.trace(covariance) / sae.d_in
+    return np.linalg.solve(covariance / usual + _SHRINK * np.eye(sae.d_in), way) if usual > 0 else way
+
+
+def _unit(way: F64) -> F64:
+    return way / max(float(np.linalg.norm(way)), 1e-12)

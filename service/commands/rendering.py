@@ -167,7 +167,8 @@ def _about(feature: Feature) -> Iterator[str]:
         bars = "".join(_HEIGHTS[math.ceil(8 * math.sqrt(count / most))] for count in feature.histogram)
         yield f"activations from 0 to the largest: {bars} ({sum(feature.histogram):,} passages)"
     if feature.stability is not None:
-        yield f"found again in {feature.stability:.0%} of the other trainings"
+        yield (f"found again in {feature.stability:.0%} of the other trainings" if feature.stability
+               else "no other training found it again")
     if feature.history:
         yield f"before: {'; '.join(feature.history)}"
 

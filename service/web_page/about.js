@@ -35,7 +35,8 @@ function facts({label, label_source: source, detection, density, scale, histogra
     source ? `named by ${SOURCES[source] ?? source}${told}` : "",
     `on ${percent(density)} of the passages it was trained on`,
     `1.00 is an activation of ${scale.toPrecision(3)}`,
-    stability === null ? "" : `found again in ${percent(stability)} of the other trainings`,
+    stability === null ? "" : stability === 0 ? "no other training found it again" :
+      `found again in ${percent(stability)} of the other trainings`,
     histogram.length ? bars(histogram) : "",
   ].filter(Boolean);
 }

@@ -8,6 +8,9 @@ const COUNT = 12; // features that are found
 const PAUSE_MS = 150;
 const LEAST = 0.005; // a strength that shows
 
+/** Those whose strength in a step can be seen on a slider. */
+export const telling = (features) => features.filter(({strength}) => Math.abs(strength) >= LEAST);
+
 export class Examples {
   constructor(state) {
     Object.assign(this, {state, questions: newest(), collection: null, marks: new Map(), found: [], steered: []});
@@ -66,8 +69,8 @@ export class Examples {
       (signal) => featuresFromExamples(this.collection.name, {positives, negatives, field, count: COUNT}, signal),
       ({features}) => {
         learn(this.collection.name, features);
-        const telling = features.filter(({strength}) => Math.abs(strength) >= LEAST);
-        this.#show(telling, telling.length ? "" : "No feature tells these examples apart.");
+        const found = telling(features);
+        this.#show(found, found.length ? "" : "No feature tells these examples apart.");
       },
       (error) => this.#show([], error.message));
   }

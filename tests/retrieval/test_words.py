@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 import sparsight
+from sparsight.encoders.loading import load_encoder
 from sparsight.errors import FailedPreconditionError, InvalidArgumentError, UnknownDocumentError, UnknownFeatureError
+from sparsight.retrieval import Collection
+from sparsight.service.notebook import Explorer
 from sparsight.types import DenseField
 from tests.encoders.conftest import dense_folder, make_model  # noqa: F401 - fixtures
 
@@ -60,11 +63,38 @@ def test_texts_are_compared_by_features(dense_folder: Path, tmp_path: Path) -> N
         assert list(explorer.about(seven)) == list(alone)
         assert list(explorer.compare(seven, "The old house", texts=True)) == list(
             things.compare(a_text=seven, b_text="The old house", count=20))
+        _described(things, explorer, dense_folder)
         for wrong, place in (({}, "a"), ({"a": "7", "a_text": "old"}, "a_text"),
                              ({"b": "7", "b_text": "old"}, "b_text")):
             with pytest.raises(InvalidArgumentError) as caught:
                 things.compare(**wrong)
             assert caught.value.field == place
+
+
+def _described(things: Collection, explorer: Explorer, folder: Path) -> None:
+    """Words lead to features: each with its cosine, and together as a step towards them."""
+    page = things.features("The old house")
+    own = {item.feature.index for item in things.compare(a_text="The old house")}
+    assert own <= {feature.index for feature in page.features} and len(page.cosines) == len(page.features)
+    sae = things._generation().derived["sae"].sae  # type: ignore[attr-defined]
+    way = load_encoder(str(folder)).encode(["The old house"], mode="query")[0] - sae.b_dec
+    rows = sae.W_dec[[feature.index for feature in page.features]]
+    assert page.cosines == pytest.approx(rows @ way / np.linalg.norm(way), abs=1e-6)
+    assert things.features().cosines == ()
+    assert [number for _, number in explorer.features("The old house").entries] == list(page.cosines)[:20]
+    alone = things.find_features(words="The old house")
+    assert alone and all(item.weight > 0 == item.share for item in alone)
+    before, after = (things.search("The dog", retrievers=["dense"], k=70, edits=edits, min_score=-9)
+                     for edits in ((), [item.edit(0.5) for item in alone]))
+    assert sum("old" in things.get(id).text for id in after.ids[:10]) > sum(
+        "old" in things.get(id).text for id in before.ids[:10])
+    assert list(explorer.like(["7"], words="The old house", count=3)) == list(
+        things.find_features(["7"], words="The old house", count=3)) != list(things.find_features(["7"], count=3))
+    with pytest.raises(InvalidArgumentError, match="or words; got neither"):
+        things.find_features(words="  ")
+    with pytest.raises(InvalidArgumentError) as caught:
+        things.find_features(words="\ud800")
+    assert caught.value.field == "words"
 
 
 def test_ready_vectors_have_no_words(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,9 @@ def test_features_equal_embedded(papers: EmbeddedCollection, remote: Collection)
     for ask in (lambda c: c.find_features(ids[:2], ids[2:3], count=5), lambda c: c.related_features(7, count=3),
                 lambda c: c.compare(ids[0], ids[3], count=6)):  # fmt: skip
         assert plain(ask(remote)) == plain(ask(papers)) and ask(remote)
+    told = [str(refused(errors.FailedPreconditionError, partial(door.find_features, words="w")))
+            for door in (remote, papers)]  # ready vectors take no words
+    assert told[0] == told[1]
     for feature in (None, 7):
         assert plain(remote.families(feature, count=3)) == plain(papers.families(feature, count=3))
     assert plain(remote.feature_map()) == plain(papers.feature_map()) and papers.feature_map().points

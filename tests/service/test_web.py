@@ -213,6 +213,9 @@ def test_features_from_examples(web: TestClient, web_database: Database):
                       for item in answer.json()["features"]] == [
         (item.feature.index, item.feature.label, item.share, item.edit(0.4).strength) for item in found]
     assert len(web.post(EXAMPLES, json={"positives": ["d1"]}).json()["features"]) <= 12
+    alone = web.post(EXAMPLES, json={"words": "cat"}).json()["features"]
+    assert [item["index"] for item in alone] == [
+        item.feature.index for item in web_database[COLLECTION].find_features(words="cat", count=12)]
 
 
 @pytest.mark.parametrize(("arguments", "status", "code", "field"), [

@@ -267,6 +267,28 @@ def test_features_are_found_by_words_and_become_sliders(visit: Visit, database: 
     expect(page.locator(".slider")).to_have_count(0)
 
 
+def test_words_as_a_whole_become_sliders(visit: Visit, database: Database):
+    page = visit.open(f"?c={COLLECTION}&q=cat&by=dense")
+    button, words = page.locator("#steer-words"), page.get_by_role("searchbox", name="Search features by words")
+    expect(button).to_be_hidden()
+    words.fill("the old dog")
+    expect(button).to_be_visible()
+    shown = page.locator(".found .share").all_text_contents()
+    assert shown == [f"{cosine:.2f}" for cosine in database[COLLECTION].features("the old dog").cosines[:12]]
+    button.click()
+    expected = [item for item in database[COLLECTION].find_features(words="the old dog", count=12)
+                if item.edit(0.4).strength >= 0.005]
+    expect(page.locator(".slider")).to_have_count(len(expected))
+    edits = [Edit(item.feature.index, "boost", round(item.edit(0.4).strength, 2)) for item in expected]
+    assert ids(page) == database[COLLECTION].search(Query("cat", ["dense"], edits=edits)).ids
+    words.fill("house")  # in place of those
+    expected = database[COLLECTION].find_features(words="house", count=12)
+    expect(page.locator(".found .share").first).not_to_have_text(shown[0])
+    button.click()
+    expect(page.locator(f".slider[data-feature='{expected[0].feature.index}']")).to_have_count(1)
+    expect(page.locator(".slider")).to_have_count(sum(item.edit(0.4).strength >= 0.005 for item in expected))
+
+
 def test_a_feature_can_be_required(visit: Visit, database: Database):
     page = visit.open(f"?c={COLLECTION}&q=cat&k=100")
     ids(page)

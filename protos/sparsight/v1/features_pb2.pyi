@@ -186,21 +186,29 @@ class ListFeaturesResponse(_message.Message):
 
     FEATURES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    COSINES_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """Token of the next page. Empty: this was the last one."""
     @_builtins.property
     def features(self) -> _containers.RepeatedCompositeFieldContainer[Global___Feature]:
         """The page's features."""
 
+    @_builtins.property
+    def cosines(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """How much the direction of each feature is that of the words of the request, a cosine: 0.5 and more is about them,
+        below 0.3 hardly. Empty: there were no words, or the field takes no text.
+        """
+
     def __init__(
         self,
         *,
         features: _abc.Iterable[Global___Feature] | None = ...,
         next_page_token: _builtins.str = ...,
+        cosines: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "next_page_token", b"next_page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cosines", b"cosines", "features", b"features", "next_page_token", b"next_page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -298,13 +306,18 @@ class FindFeaturesRequest(_message.Message):
     POSITIVE_TEXTS_FIELD_NUMBER: _builtins.int
     NEGATIVE_TEXTS_FIELD_NUMBER: _builtins.int
     COUNT_FIELD_NUMBER: _builtins.int
+    WORDS_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """`collections/{collection}/fields/{field}`, {field} `-` for the only SAE field. Empty: refused."""
     count: _builtins.int
-    """Features at most, 1 to 256. Absent: 64. Zero: refused."""
+    """Features at most, 1 to 256. Absent: 24. Zero: refused."""
+    words: _builtins.str
+    """What is looked for, in words; counts as much as all examples. Empty: examples alone, of which one at least must then
+    have what is looked for.
+    """
     @_builtins.property
     def positives(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Ids of documents that have what is looked for; with `positive_texts` 1 to 1,000. Empty: texts alone."""
+        """Ids of documents that have what is looked for; with `positive_texts` at most 1,000. Empty: texts, or words, alone."""
 
     @_builtins.property
     def negatives(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -312,7 +325,7 @@ class FindFeaturesRequest(_message.Message):
 
     @_builtins.property
     def positive_texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Texts that have what is looked for. Empty: documents alone."""
+        """Texts that have what is looked for. Empty: documents, or words, alone."""
 
     @_builtins.property
     def negative_texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -327,10 +340,11 @@ class FindFeaturesRequest(_message.Message):
         positive_texts: _abc.Iterable[_builtins.str] | None = ...,
         negative_texts: _abc.Iterable[_builtins.str] | None = ...,
         count: _builtins.int | None = ...,
+        words: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_count", b"_count", "count", b"count"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_count", b"_count", "count", b"count", "negative_texts", b"negative_texts", "negatives", b"negatives", "parent", b"parent", "positive_texts", b"positive_texts", "positives", b"positives"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_count", b"_count", "count", b"count", "negative_texts", b"negative_texts", "negatives", b"negatives", "parent", b"parent", "positive_texts", b"positive_texts", "positives", b"positives", "words", b"words"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__count: _TypeAlias = _typing.Literal["count"]  # noqa: Y015
     _WhichOneofArgType__count: _TypeAlias = _typing.Literal["_count", b"_count"]  # noqa: Y015

@@ -40,13 +40,37 @@ def test_no_difference_is_no_direction(sae: SAE) -> None:
     assert len(latents_towards(sae, np.zeros(4, np.float32), 3)[0]) == 0
 
 
-def test_latents_by_product_and_a_step_of_length_1(sae: SAE) -> None:
+def test_words_count_as_much_as_all_examples(sae: SAE) -> None:
+    positives, words = np.array([[1, 0.1, 0.1, 0.1]] * 3, np.float32), np.array([0.1, 0.1, 0.9, 0.1], np.float32)
+    alone = direction_of(sae, np.zeros((0, 4), np.float32), words=words)
+    assert alone == pytest.approx([0, 0, 1, 0], abs=1e-6)
+    both = direction_of(sae, positives, words=words)
+    assert both == pytest.approx((direction_of(sae, positives) + alone) / np.sqrt(2), abs=0.02)
+
+
+def test_latents_of_a_step_of_length_1(sae: SAE) -> None:
     latents, weights = latents_towards(sae, np.array([0.8, 0.6, 0, 0], np.float32), 6)
-    assert latents.tolist() == [4, 0, 1, 5]  # 0.99, 0.8, 0.6, 0.42; none for 0 and for what never fired
-    assert np.linalg.norm(weights @ sae.W_dec[latents]) == pytest.approx(1, abs=1e-6)
-    assert weights[0] / weights[1] == pytest.approx(1.4 / np.sqrt(2) / 0.8, abs=1e-5)
-    assert latents_towards(sae, np.array([0, 0, 0, 1], np.float32), 6)[0].tolist() == []
-    assert latents_towards(sae, np.array([0.8, 0.6, 0, 0], np.float32), 2)[0].tolist() == [4, 0]
+    assert latents.tolist() == [4, 0]  # half way between the first two axes, and 0.2 of the first: exactly it
+    assert weights == pytest.approx([0.6 * np.sqrt(2), 0.2], abs=1e-5)
+    assert latents_towards(sae, np.array([0, 0, 0, 1], np.float32), 6)[0].tolist() == []  # never fired
+    assert latents_towards(sae, np.array([-1, 0, 0, 0], np.float32), 6)[0].tolist() == []
+    (one,), weight = latents_towards(sae, np.array([0.8, 0.6, 0, 0], np.float32), 1)
+    assert one == 4 and weight == pytest.approx([1], abs=1e-6)
+
+
+def test_latents_together_rebuild_a_direction() -> None:
+    drawn = np.random.default_rng(3)
+    rows = drawn.standard_normal((64, 8)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    ones = np.ones(64, np.float32)
+    sae = SAE(2, rows, np.zeros(64, np.float32), rows, np.zeros(8, np.float32), density=ones, scale=ones,
+              impact_scale=ones)
+    near = []
+    for count in (1, 2, 4, 8):
+        latents, weights = latents_towards(sae, rows[:3].sum(0) / np.linalg.norm(rows[:3].sum(0)), count)
+        assert len(set(latents.tolist())) == len(latents) <= count and (weights > 0).all()
+        near.append(float(weights @ rows[latents] @ rows[:3].sum(0) / np.linalg.norm(rows[:3].sum(0))))
+    assert near == sorted(near) and near[-1] > 0.99
 
 
 def test_wrong_shapes_are_named(sae: SAE) -> None:
@@ -56,5 +80,7 @@ def test_wrong_shapes_are_named(sae: SAE) -> None:
         direction_of(sae, np.zeros((2, 3), np.float32))
     with pytest.raises(ShapeError, match="negatives"):
         direction_of(sae, np.zeros((2, 4), np.float32), np.zeros((2, 5), np.float32))
+    with pytest.raises(ShapeError, match="words"):
+        direction_of(sae, np.zeros((1, 4), np.float32), words=np.zeros(5, np.float32))
     with pytest.raises(ShapeError, match="direction of 4 components"):
         latents_towards(sae, np.zeros(3, np.float32), 2)
