@@ -66,7 +66,7 @@ def direction_of(sae: SAE, positives: F32, negatives: F32 | None = None, words: 
         way += _unit(_discriminant(sae, positives.mean(0, dtype=np.float64) - total / count))
     if words is not None:
         check_rows("words", words[None], columns=sae.d_in)
-        way += _unit(words - sae.b_dec.astype(np.float64))
+        way += _unit(words.astype(np.float64) - sae.b_dec)
     return _unit(way).astype(np.float32)
 
 
