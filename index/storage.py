@@ -39,6 +39,7 @@ __all__ = [
     "remove_leftovers",
     "sync_folder",
     "sync_tree",
+    "translated",
     "write_file",
 ]
 
@@ -46,7 +47,7 @@ BUILDING_PREFIX = ".building-"
 
 
 @contextlib.contextmanager
-def _translate(action: str, path: Path) -> Iterator[None]:
+def translated(action: str, path: Path) -> Iterator[None]:
     """Turn the operating system's refusals into errors that name the file and what to do."""
     try:
         yield
@@ -60,7 +61,7 @@ def _translate(action: str, path: Path) -> Iterator[None]:
 
 def sync_folder(path: Path) -> None:
     """Make the entries of a folder durable (a rename or a new file is not until its folder is synced)."""
-    with _translate("sync folder", path):
+    with translated("sync folder", path):
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(descriptor)
@@ -77,7 +78,7 @@ def sync_tree(path: Path) -> None:
 
 
 def _sync_file(path: Path) -> None:
-    with _translate("sync", path):
+    with translated("sync", path):
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -94,7 +95,7 @@ def create_folder(path: Path, *, exist_ok: bool = True) -> None:
     if not there:
         if exist_ok or not path.parent.is_dir():
             create_folder(path.parent)
-        with _translate("create folder", path):
+        with translated("create folder", path):
             path.mkdir(exist_ok=exist_ok)
     if not there or os.access(path.parent, os.R_OK | os.W_OK):
         sync_folder(path.parent)
@@ -109,7 +110,7 @@ def write_file(path: Path, chunks: Iterable[bytes | memoryview]) -> int:
         The operating system refused; the file may be partly there (it lies in a building folder).
     """
     size = 0
-    with _translate("write", path):
+    with translated("write", path):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         try:
             for chunk in chunks:
@@ -127,14 +128,14 @@ def write_file(path: Path, chunks: Iterable[bytes | memoryview]) -> int:
 def publish_folder(building: Path, final: Path) -> None:
     """Rename a finished building folder into place; durable when this returns."""
     sync_folder(building)
-    with _translate("publish", final):
+    with translated("publish", final):
         building.rename(final)
     sync_folder(final.parent)
 
 
 def remove_folder(path: Path) -> None:
     """Remove a folder and all in it; files that are still mapped stay readable to their readers."""
-    with _translate("remove", path):
+    with translated("remove", path):
         shutil.rmtree(path)
     sync_folder(path.parent)
 
@@ -174,7 +175,7 @@ def map_file(path: Path) -> memoryview:
     try:
         if os.fstat(descriptor).st_size == 0:
             raise CorruptIndexError(f"{path} is empty; `sparsight repair` rebuilds it", path=path)
-        with _translate("map", path):
+        with translated("map", path):
             return memoryview(mmap.mmap(descriptor, 0, prot=mmap.PROT_READ))
     finally:
         os.close(descriptor)
@@ -207,7 +208,7 @@ class WriterLock:
 
     def __init__(self, root: Path) -> None:
         self.path = root / "LOCK"
-        with _translate("open lock", self.path):
+        with translated("open lock", self.path):
             self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -311,7 +311,8 @@ def warm_up(database: Database) -> list[str]:
 
 def _save_models(saes: Mapping[str, SAE], folder: Path) -> None:
     for model, sae in saes.items():
-        sae.save(folder / model)
+        with storage.translated("write", folder / model):
+            sae.save(folder / model)
 
 
 def _collection_names(root: Path) -> list[str]:

@@ -71,6 +71,11 @@ def _save(sae: SAE, folder: Path) -> None:
     storage.create_folder(folder.parent)
     if building.exists():
         shutil.rmtree(building)
-    sae.save(building)
-    storage.sync_tree(building)
-    storage.publish_folder(building, folder)
+    try:
+        with storage.translated("write", building):
+            sae.save(building)
+        storage.sync_tree(building)
+        storage.publish_folder(building, folder)
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)  # a full disk needs the room
+        raise

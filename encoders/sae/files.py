@@ -31,7 +31,7 @@ _OPTIONS = {"document_mode": "encoder", "pool": 0, "embedder": ""}
 
 def save(sae: SAE, folder: str | Path) -> None:
     """As :meth:`sparsight.encoders.sae.model.SAE.save` says."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save as as_bytes
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -39,7 +39,8 @@ def save(sae: SAE, folder: str | Path) -> None:
     weights = folder / "sae.safetensors.new"
     noted = {f"{_NOTES}{name}": getattr(sae.notes, name) for name in ("scores", "histogram", "stability")}
     arrays = {name: _short(getattr(sae, name)) for name in names}
-    save_file(arrays | {name: array for name, array in noted.items() if len(array)}, weights)
+    # By Python, so that a full disk is an OSError with its number, as everywhere.
+    weights.write_bytes(as_bytes(arrays | {name: array for name, array in noted.items() if len(array)}))
     about = {"format": 1, "k": sae.k, "n_latents": sae.n_latents, "d_in": sae.d_in,
              **{name: getattr(sae, name) for name in _OPTIONS}, "fingerprint": sae.fingerprint,
              "sha256": file_sha256(weights), "labels": list(sae.labels),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -191,3 +194,26 @@ def test_what_cannot_be_named(database: Database, tmp_path: Path) -> None:
         few.compact()
         with pytest.raises(FailedPreconditionError, match="at least 64 passages"):
             few.name_features()
+
+
+def test_a_crash_or_a_full_disk_leaves_the_old_names_or_the_new(tmp_path: Path) -> None:
+    """Stopped before and after each thing that is written; `naming_faults.py` says how."""
+    with sparsight.open(tmp_path / "data") as database:
+        things = database.create_collection("things", [DenseField("vec", dimension=16)])
+        things.upsert(texts(100))
+        things.train_sae("sae", source="vec", n_latents=24, k=2, epochs=2)
+        old = [feature.label for feature in things.features(page_size=1000).features]
+    script = Path(__file__).with_name("naming_faults.py")
+    ran = subprocess.run([sys.executable, str(script), str(tmp_path / "data")], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    cases = [json.loads(line) for line in ran.stdout.splitlines()]
+    assert len(cases) == 18 and {case["way"] for case in cases} == {"killed", "full"}
+    for case in cases:
+        new = [label.startswith("new ") for label in case["names"]]
+        assert case["names"] == old or all(new), case
+        assert case["sound"] and len(case["folders"]) == 1, case  # nothing half-made is left
+        assert all(label.startswith("again ") for label in case["again"]) and len(case["again"]) == len(old)
+        if case["way"] == "full":  # the error says so, and there are no new names after it
+            assert "the disk is full" in case["error"] and not any(new), case
+        else:
+            assert all(new) == (case["place"] == "run" and not case["before"]), case  # from the commit on

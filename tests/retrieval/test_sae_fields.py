@@ -10,7 +10,7 @@ import pytest
 
 import sparsight
 from sparsight.encoders.sae.model import SAE, describe_latents
-from sparsight.errors import CheckpointError, IncompatibleModelError, InvalidArgumentError
+from sparsight.errors import CheckpointError, IncompatibleModelError, InvalidArgumentError, StorageFullError
 from sparsight.index.schema import FieldSchema
 from sparsight.retrieval.models import sae_field
 from sparsight.types import BM25Field, DenseField, Document, Query, Retriever, SAEField
@@ -78,7 +78,7 @@ def test_a_collection_in_the_way_of_its_dictionary_does_not_appear(tmp_path: Pat
     with sparsight.open(tmp_path / "data") as database:
         with monkeypatch.context() as patched:
             patched.setattr(SAE, "save", full)
-            with pytest.raises(OSError):
+            with pytest.raises(StorageFullError, match="the disk is full"):
                 database.create_collection("things", fields)
         assert [info.name for info in database.list_collections()] == []
         database.create_collection("things", fields)
