@@ -55,7 +55,7 @@ class Effects:
 @dataclass(slots=True, eq=False)
 class Job:
     """One request: a write of ``rows`` (``bulk``: as a segment of their own), a deletion, a swap of segments,
-    a new tail (``seal``), or any ``work`` inside a transaction of its own.
+    a new tail (``seal``), or any ``work`` inside a transaction of its own, with ``reload`` on more than notes.
     """
 
     rows: Sequence[Row] = ()
@@ -68,6 +68,7 @@ class Job:
     swap: Swap | None = None
     seal: bool = False
     work: Callable[[], Any] | None = None
+    reload: bool = False
     future: Future[Any] = field(default_factory=Future)
 
     @property

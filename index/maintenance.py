@@ -24,7 +24,8 @@ from sparsight.index.jobs import Made
 from sparsight.index.parts import Part, SegmentPart
 from sparsight.index.rows import Row
 from sparsight.index.schema import CollectionSchema
-from sparsight.index.store import CollectionStore, discard
+from sparsight.index.store import CollectionStore
+from sparsight.index.transactions import remove_segments
 
 __all__ = ["FLUSH_DOCUMENTS", "Maintenance", "compact", "flush", "merge_candidates", "rebuild"]
 
@@ -71,7 +72,7 @@ def _swap(store: CollectionStore, made: Sequence[Made], replaced: Sequence[str],
     except StorageError:
         raise  # the commit may have happened after all: its segments must stay
     except BaseException:
-        discard(store, [segment for segment, _ in made])
+        remove_segments(store.folder, [segment.name for segment, _ in made])
         raise
 
 
@@ -117,11 +118,11 @@ def rebuild(store: CollectionStore, schema: CollectionSchema) -> None:
 
     def work() -> None:
         catalog = store.catalog
-        old = [record.name for record in store.records]
-        derived = dict(store.derived)
+        old = [record.name for record in store.memory.records]
+        derived = dict(store.memory.derived)
         for item in schema.fields:
             if item.kind == "sae" and store.schema.field(item.name) != item:
-                derived[item.name] = store.load_model(item)
+                derived[item.name] = store.memory.load_model(item)
         seqs = catalog.all_seqs()
         parts = (seqs[start : start + REBUILD_DOCUMENTS] for start in range(0, len(seqs), REBUILD_DOCUMENTS))
         made = [store.build(list(catalog.rows(part)), schema, derived) for part in parts]
@@ -129,12 +130,12 @@ def rebuild(store: CollectionStore, schema: CollectionSchema) -> None:
             catalog.remove_segment(name)
         for _, record in made:
             catalog.add_segment(record)
-        catalog.empty_tail(store.state["next_seq"])
+        catalog.empty_tail(store.memory.state["next_seq"])
         catalog.remove_deletions(catalog.deletions())
         catalog.set_meta("schema", schema.to_json())
 
     with store.maintenance_lock:
-        store.run(work)
+        store.run(work, reload=True)
 
 
 class Maintenance:
@@ -171,7 +172,7 @@ class Maintenance:
     def _step(self) -> bool:
         """One flush or merge, if one is due."""
         store = self._store
-        if store.tail_documents >= FLUSH_DOCUMENTS:
+        if store.memory.tail_documents >= FLUSH_DOCUMENTS:
             return flush(store)
         with store.maintenance_lock:
             parts = store.segment_parts

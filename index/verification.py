@@ -10,9 +10,10 @@ from sparsight.errors import CorruptIndexError, IncompatibleModelError, Sparsigh
 from sparsight.index import storage
 from sparsight.index.catalog import Catalog, SegmentRecord
 from sparsight.index.lexicon import Lexicons
+from sparsight.index.memory import SEGMENTS_FOLDER
 from sparsight.index.schema import ModelFactory
 from sparsight.index.segment import Segment, build_segment
-from sparsight.index.store import SEGMENTS_FOLDER, CollectionStore
+from sparsight.index.store import CollectionStore
 from sparsight.types import BM25Field, SAEField, VerifyReport
 
 __all__ = ["RepairReport", "repair_folder", "verify_folder", "verify_store"]

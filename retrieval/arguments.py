@@ -14,9 +14,9 @@ import numpy as np
 
 from sparsight.errors import InvalidArgumentError
 from sparsight.index import filters
+from sparsight.index.jobs import WriteAnswer
 from sparsight.index.rows import Row
 from sparsight.index.schema import check_document_id
-from sparsight.index.store import WriteAnswer
 from sparsight.retrieval.planning import MAX_QUERY_TEXT
 from sparsight.retrieval.preparation import check_text
 from sparsight.types import Document, Passage, SparseVector, Vector, WriteResult

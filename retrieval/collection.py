@@ -113,12 +113,12 @@ class Collection:
             passages=schema.passages,
             documents=generation.documents,
             passage_count=generation.passages,
-            segments=len(store.records),
-            tail_documents=store.tail_documents,
+            segments=len(store.memory.records),
+            tail_documents=store.memory.tail_documents,
             generation=generation.version,
             bytes_on_disk=storage.folder_bytes(store.folder),
             fingerprints={item.name: item.fingerprint for item in schema.fields if item.fingerprint},
-            saturated=store.saturated,
+            saturated=store.memory.saturated,
             created=schema.created,
         )
 
@@ -146,7 +146,7 @@ class Collection:
             With the path of what is wrong; nothing was written.
         ConflictError, ReadOnlyError, StorageError, StorageFullError
         """
-        self._store._check_open()
+        self._store.check_writable()
         checked = check_documents(documents)
         rows, dropped = prepare_rows(self._store.schema, checked)
         digest = digest_of(["upsert", [canonical(document) for document in checked]]) if request_id else ""
@@ -155,7 +155,7 @@ class Collection:
 
     def delete(self, ids: Iterable[str] = (), *, filter: str = "", request_id: str = "") -> WriteResult:
         """Delete documents by id (missing ones are skipped), or all that satisfy a filter."""
-        self._store._check_open()
+        self._store.check_writable()
         wanted = check_ids(ids)
         if bool(wanted) == bool(filter):
             raise InvalidArgumentError("give either ids or a filter", field="ids")
@@ -409,7 +409,7 @@ class Collection:
         ------
         InvalidArgumentError, UnknownFeatureError
         """
-        self._store._check_open()
+        self._store.check_writable()
         renaming.rename(self._store, self._generation(), field, index, label)
         return self.feature(index, field=field)
 
@@ -423,7 +423,7 @@ class Collection:
         InvalidArgumentError, UnknownFeatureError, UnknownFieldError
             With the path of what is wrong.
         """
-        self._store._check_open()
+        self._store.check_writable()
         return profiles.save(self._store, self._generation(), name, edits, note)
 
     def profile(self, name: str, version: int = 0) -> Profile:
@@ -436,7 +436,7 @@ class Collection:
 
     def drop_profile(self, name: str) -> None:
         """Forget a profile with all its versions; UnknownProfileError if it is not there."""
-        self._store._check_open()
+        self._store.check_writable()
         profiles.drop(self._store, name)
 
     # --- long work -----------------------------------------------------------------------------------------
@@ -476,7 +476,7 @@ class Collection:
         wait : bool
             Return when it is done; else at once, to be watched with the database's ``operation``.
         """
-        self._store._check_open()
+        self._store.check_writable()
         arguments = {"n_latents": n_latents, "k": k, "epochs": epochs, "seed": seed, "seeds": seeds}
         spec = SAEField(field, source, "", scorer, max_query_terms, weighting, k1, rescore)
         prepared = train_collection_sae(self._store, spec, arguments)
@@ -499,17 +499,17 @@ class Collection:
         wait : bool
             As :meth:`train_sae`.
         """
-        self._store._check_open()
+        self._store.check_writable()
         return self._start("name_features", name_features(self._store, field, language_model), wait)
 
     def compact(self, *, wait: bool = True) -> Operation:
         """Merge all segments into one without deleted documents."""
-        self._store._check_open()
+        self._store.check_writable()
 
         def work(progress: Callable[..., None]) -> Mapping[str, Any]:
             progress(0.0, "merging segments")
             maintenance.compact(self._store)
-            return {"segments": len(self._store.records)}
+            return {"segments": len(self._store.memory.records)}
 
         return self._start("compact", work, wait)
 
@@ -526,7 +526,7 @@ class Collection:
 
     def flush(self) -> None:
         """Move the tail into a segment now. Durability does not need it: writes are durable when they return."""
-        self._store._check_open()
+        self._store.check_writable()
         maintenance.flush(self._store)
 
     def verify(self) -> VerifyReport:

@@ -58,7 +58,7 @@ def install_names(store: CollectionStore, sae: SAE, field: FieldSchema) -> None:
     with store.maintenance_lock:  # one naming at a time takes a number
         number = next(number for number in count(2) if not (store.folder / f"{first}~{number}").exists())
         _save(sae, store.folder / f"{first}~{number}")
-        store.run(lambda: work(f"{first}~{number}"))
+        store.run(lambda: work(f"{first}~{number}"), reload=True)
 
 
 def _with_field(schema: CollectionSchema, field: FieldSchema) -> CollectionSchema:

@@ -14,9 +14,9 @@ from scipy.sparse import csr_matrix
 
 from sparsight.encoders.sae.weighting import idf, saturate, weigh_query
 from sparsight.errors import FailedPreconditionError, IncompatibleModelError, InvalidArgumentError
+from sparsight.index.memory import MODELS_FOLDER
 from sparsight.index.rows import SparseRow
 from sparsight.index.schema import FieldSchema, ModelFactory, check_sae_options
-from sparsight.index.store import MODELS_FOLDER
 from sparsight.types import BM25Field, DenseField, Field, SAEField, SparseField, SparseVector
 
 if TYPE_CHECKING:

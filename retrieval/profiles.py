@@ -15,7 +15,8 @@ from typing import Any
 
 from sparsight.errors import FailedPreconditionError, IncompatibleModelError, InvalidArgumentError, UnknownProfileError
 from sparsight.index.generation import Generation
-from sparsight.index.store import PROFILES, CollectionStore
+from sparsight.index.memory import PROFILES
+from sparsight.index.store import CollectionStore
 from sparsight.retrieval.preparation import check_text
 from sparsight.retrieval.steering import conditions_of, sae_field, steering_of
 from sparsight.types import Edit, Profile

@@ -12,7 +12,8 @@ from typing import Any
 
 from sparsight.errors import InvalidArgumentError
 from sparsight.index.generation import Generation
-from sparsight.index.store import LABELS, CollectionStore
+from sparsight.index.memory import LABELS
+from sparsight.index.store import CollectionStore
 from sparsight.retrieval.models import SAEModel
 from sparsight.retrieval.preparation import check_text
 from sparsight.retrieval.steering import check_feature, sae_of

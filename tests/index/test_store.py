@@ -12,6 +12,7 @@ import pytest
 from sparsight.errors import ClosedError, ConflictError, CorruptIndexError, ReadOnlyError, StorageError
 from sparsight.index import filters, maintenance, storage
 from sparsight.index.catalog import Catalog
+from sparsight.index.memory import PROFILES, Memory
 from sparsight.index.rows import Row
 from sparsight.index.store import BULK_DOCUMENTS, CollectionStore
 from sparsight.index.vectors import quantise_query
@@ -59,7 +60,7 @@ def test_flush_merge_and_compaction_change_no_score(store: CollectionStore, make
 def test_a_bulk_write_is_one_segment_and_nothing_waits_in_the_tail(store: CollectionStore, make_row: Make) -> None:
     store.write([make_row("first")])
     store.write([make_row(f"d{n}", n) for n in range(BULK_DOCUMENTS)])
-    assert store.tail_documents == 1 and len(store.generation.parts) == 2
+    assert store.memory.tail_documents == 1 and len(store.generation.parts) == 2
     assert store.generation.documents == BULK_DOCUMENTS + 1
 
 
@@ -127,9 +128,29 @@ def test_a_failed_transaction_leaves_no_trace_and_stops_writing(
     again = reopen(store)
     assert again.write([make_row("c")]).version == 2
     assert _ids(again) == ["a", "c"]
-    assert again.lexicons.ids["bm25"] == {
+    assert again.memory.lexicons.ids["bm25"] == {
         term: number for first, terms in again.catalog.terms("bm25") for number, term in enumerate(terms, first)
     }
+
+
+@pytest.mark.parametrize("bulk", [False, True])
+def test_notes_that_are_written_during_a_flush_disturb_nothing(
+    store: CollectionStore, make_row: Make, reopen: Callable, bulk: bool
+) -> None:
+    """A flush holds a segment that no record names yet, and documents of its tail may have died meanwhile."""
+    store.write([make_row(f"d{n}", n) for n in range(10)])
+    (tail,) = store.seal()
+    flushed = store.build([tail.document(local) for local in range(10)])
+    store.delete(["d3"])
+    store.run(lambda: store.catalog.set_meta(PROFILES, {"noted": {}}))
+    assert store.generation.profiles == {"noted": {}} and len(_ids(store)) == 9
+    more = [make_row(f"e{n}", n) for n in range(BULK_DOCUMENTS if bulk else 5)]
+    store.write([make_row("d5", 50), *more])
+    store.swap([flushed], [], int(tail.seqs[-1]))
+    expected = {f"d{n}" for n in range(10) if n != 3} | {row.id for row in more}
+    assert sorted(_ids(store)) == sorted(expected) and len(store.segment_parts) == 1 + bulk
+    found = _search(store)
+    assert verify_folder(store.folder).ok and _search(reopen(store)) == found
 
 
 def test_a_follower_sees_what_was_committed(store: CollectionStore, make_row: Make, reopen: Callable) -> None:
@@ -303,7 +324,7 @@ def test_what_happens_during_a_flush_or_merge_is_kept(
     assert _ids(store) == expected
     assert len(store.segment_parts) == 1
     assert len(store.segment_parts[0].dead) == 2  # the old d1, and d2
-    assert store.tail_documents == 3  # the new d1, newer, and new, which is dead
+    assert store.memory.tail_documents == 3  # the new d1, newer, and new, which is dead
     before = _search(store)
     again = reopen(store)
     assert (_ids(again), _search(again)) == (expected, before)
@@ -319,7 +340,7 @@ def test_publishing_a_flush_reads_no_documents(
     """Whatever waits for the writer thread must not wait for work that grows with the collection."""
     store.write([make_row(f"d{n}", n) for n in range(10)])
     monkeypatch.setattr(Catalog, "rows", lambda *_: pytest.fail("rows were read"))
-    monkeypatch.setattr(CollectionStore, "_load", lambda *_: pytest.fail("everything was loaded again"))
+    monkeypatch.setattr(Memory, "load", lambda *_: pytest.fail("everything was loaded again"))
     assert maintenance.flush(store)
     store.write([make_row("d3", 50)])
     store.delete(["d4"])
@@ -337,9 +358,9 @@ def test_a_failed_flush_loses_nothing_and_is_made_up_for(
     monkeypatch.undo()
     store.write([make_row("d1", 77), make_row("e", 1)])
     before = _search(store)
-    assert store.tail_documents == 12 and _ids(store) == ["d0", *(f"d{n}" for n in range(2, 10)), "d1", "e"]
+    assert store.memory.tail_documents == 12 and _ids(store) == ["d0", *(f"d{n}" for n in range(2, 10)), "d1", "e"]
     maintenance.flush(store)
-    assert store.tail_documents == 0 and len(store.segment_parts) == 1
+    assert store.memory.tail_documents == 0 and len(store.segment_parts) == 1
     assert _search(store) == before and verify_folder(store.folder).ok
 
 
@@ -347,7 +368,7 @@ def test_a_tail_of_dead_documents_is_forgotten(store: CollectionStore, make_row:
     store.write([make_row(f"d{n}", n) for n in range(5)])
     store.delete([f"d{n}" for n in range(5)])
     assert not maintenance.flush(store)
-    assert store.tail_documents == 0 and store.segment_parts == [] and verify_folder(store.folder).ok
+    assert store.memory.tail_documents == 0 and store.segment_parts == [] and verify_folder(store.folder).ok
 
 
 def test_a_bulk_write_that_fails_leaves_no_segment(
@@ -358,7 +379,7 @@ def test_a_bulk_write_that_fails_leaves_no_segment(
     )
     with pytest.raises(StorageError, match="UNIQUE"):
         store.write([make_row(f"d{n}", n) for n in range(BULK_DOCUMENTS)])
-    assert store.generation.documents == 0 and store.state["documents"] == 0
+    assert store.generation.documents == 0 and store.memory.state["documents"] == 0
 
 
 def test_a_lexicon_longer_than_its_rows(store: CollectionStore, reopen: Callable) -> None:
@@ -368,15 +389,15 @@ def test_a_lexicon_longer_than_its_rows(store: CollectionStore, reopen: Callable
     for n in range(4):  # 800, then 700 new words each
         store.write([row(n)])
     follower = reopen(store, read_only=True)
-    assert len(follower.lexicons.ids["bm25"]) == 2_900
+    assert len(follower.memory.lexicons.ids["bm25"]) == 2_900
     store.write([row(4)])
     assert [first for first, _ in store.catalog.terms("bm25")] == [0, 1024, 2048, 3072]
     assert [first for first, _ in store.catalog.terms("bm25", 1024)] == [1024, 2048, 3072]
     follower.refresh()
-    expected = dict(store.lexicons.ids["bm25"])
+    expected = dict(store.memory.lexicons.ids["bm25"])
     assert sorted(expected.values()) == list(range(3_600))
-    assert follower.lexicons.ids["bm25"] == expected
-    assert reopen(store).lexicons.ids["bm25"] == expected
+    assert follower.memory.lexicons.ids["bm25"] == expected
+    assert reopen(store).memory.lexicons.ids["bm25"] == expected
 
 
 def test_a_document_that_vanished_from_the_catalogue_is_found(store: CollectionStore, make_row: Make) -> None:
@@ -411,11 +432,11 @@ def test_the_background_thread_flushes_a_full_tail(
     for start in range(0, 500, 20):
         store.write([make_row(f"d{n}", n) for n in range(start, start + 20)])
     for _ in range(500):
-        if store.tail_documents < 50:
+        if store.memory.tail_documents < 50:
             break
         threading.Event().wait(0.02)
     worker.close()
-    assert store.tail_documents < 50 and len(store.generation.parts) > 1
+    assert store.memory.tail_documents < 50 and len(store.generation.parts) > 1
     assert _ids(store) == [f"d{n}" for n in range(500)]
 
 

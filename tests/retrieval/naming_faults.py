@@ -22,7 +22,8 @@ from sparsight.encoders.sae.model import SAE
 from sparsight.errors import StorageFullError
 from sparsight.index import storage
 from sparsight.index.catalog import Catalog
-from sparsight.index.store import MODELS_FOLDER, CollectionStore
+from sparsight.index.memory import MODELS_FOLDER
+from sparsight.index.store import CollectionStore
 from sparsight.retrieval.installing import install_names
 
 WRITTEN = [(SAE, "save"), (storage, "sync_tree"), (storage, "publish_folder"), (Catalog, "set_meta")]
