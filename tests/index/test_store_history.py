@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from sparsight.index import filters, maintenance
+from sparsight.index.jobs import Made
+from sparsight.index.memory import PROFILES
 from sparsight.index.parts import ImpactQuery
 from sparsight.index.rows import Row, SparseRow
 from sparsight.index.schema import CollectionSchema, FieldSchema
@@ -72,6 +74,7 @@ class History(RuleBasedStateMachine):
         self.store = CollectionStore.create(Path(self.folder.name) / "c", schema, lambda spec: None)  # type: ignore[arg-type,return-value]
         self.model: dict[str, tuple[int, Item]] = {}
         self.clock = 0
+        self.flushing: tuple[list[Made], int] | None = None  # a flush that is under way
 
     @rule(batch=st.dictionaries(st.sampled_from(IDS), items, min_size=1, max_size=5))
     def upsert(self, batch: dict[str, Item]) -> None:
@@ -97,15 +100,39 @@ class History(RuleBasedStateMachine):
 
     @rule()
     def flush(self) -> None:
+        self.end_flush()
         maintenance.flush(self.store)
 
     @rule()
+    def begin_flush(self) -> None:
+        """The first half of a flush, which other threads may come between and the second one."""
+        if self.flushing is None and (tails := self.store.seal()):
+            rows = [tail.document(at) for tail in tails for at in range(tail.documents)
+                    if tail.alive is None or tail.alive[at]]
+            self.flushing = [self.store.build(rows)] if rows else [], int(tails[-1].seqs[-1])
+
+    @rule()
+    def end_flush(self) -> None:
+        if self.flushing is not None:
+            made, flushed = self.flushing
+            self.flushing = None
+            self.store.swap(made, [], flushed)
+
+    @rule()
+    def note(self) -> None:
+        self.clock += 1
+        self.store.run(lambda: self.store.catalog.set_meta(PROFILES, {"at": {"clock": self.clock}}))
+        assert self.store.generation.profiles == {"at": {"clock": self.clock}}
+
+    @rule()
     def compact(self) -> None:
+        self.end_flush()
         maintenance.compact(self.store)
         assert len(self.store.generation.parts) <= 2
 
     @rule()
     def reopen(self) -> None:
+        self.flushing = None  # as after a crash
         self.store.close()
         self.store = CollectionStore(self.store.folder, lambda spec: None)  # type: ignore[arg-type,return-value]
 
@@ -147,6 +174,7 @@ class History(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "store"):
+            self.end_flush()
             self.store.close()
             report = verify_folder(self.store.folder)
             assert report.ok, report.faults
@@ -154,6 +182,6 @@ class History(RuleBasedStateMachine):
 
 
 History.TestCase.settings = settings(
-    max_examples=25, stateful_step_count=12, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=60, stateful_step_count=16, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 TestHistory = History.TestCase
