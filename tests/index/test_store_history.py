@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from sparsight.index import filters, maintenance
-from sparsight.index.jobs import Made
 from sparsight.index.memory import PROFILES
 from sparsight.index.parts import ImpactQuery
 from sparsight.index.rows import Row, SparseRow
@@ -37,6 +36,7 @@ items = st.tuples(
     st.integers(0, 4),
     st.booleans(),
 )
+batches = st.dictionaries(st.sampled_from(IDS), items, min_size=1, max_size=5)
 
 
 def _dense(passages: Passages, group: int) -> list[list[int]]:
@@ -74,9 +74,8 @@ class History(RuleBasedStateMachine):
         self.store = CollectionStore.create(Path(self.folder.name) / "c", schema, lambda spec: None)  # type: ignore[arg-type,return-value]
         self.model: dict[str, tuple[int, Item]] = {}
         self.clock = 0
-        self.flushing: tuple[list[Made], int] | None = None  # a flush that is under way
 
-    @rule(batch=st.dictionaries(st.sampled_from(IDS), items, min_size=1, max_size=5))
+    @rule(batch=batches)
     def upsert(self, batch: dict[str, Item]) -> None:
         known = len(self.model.keys() & batch.keys())
         answer = self.store.write([_row(id, *item) for id, item in batch.items()])
@@ -100,23 +99,24 @@ class History(RuleBasedStateMachine):
 
     @rule()
     def flush(self) -> None:
-        self.end_flush()
         maintenance.flush(self.store)
 
-    @rule()
-    def begin_flush(self) -> None:
-        """The first half of a flush, which other threads may come between and the second one."""
-        if self.flushing is None and (tails := self.store.seal()):
-            rows = [tail.document(at) for tail in tails for at in range(tail.documents)
-                    if tail.alive is None or tail.alive[at]]
-            self.flushing = [self.store.build(rows)] if rows else [], int(tails[-1].seqs[-1])
-
-    @rule()
-    def end_flush(self) -> None:
-        if self.flushing is not None:
-            made, flushed = self.flushing
-            self.flushing = None
-            self.store.swap(made, [], flushed)
+    @rule(batch=batches, ids=st.lists(st.sampled_from(IDS), min_size=1, max_size=4), first=st.booleans())
+    def flush_with_others_between(self, batch: dict[str, Item], ids: list[str], first: bool) -> None:
+        """While a segment of the tail is built, the writer goes on with what other threads ask for."""
+        if not (tails := self.store.seal()):
+            return
+        rows = [tail.document(at) for tail in tails for at in range(tail.documents)
+                if tail.alive is None or tail.alive[at]]
+        made = [self.store.build(rows)] if rows else []
+        if first:
+            self.note()
+        self.delete(ids)
+        self.upsert(batch)
+        if not first:
+            self.note()
+        self.holds_what_was_written()
+        self.store.swap(made, [], int(tails[-1].seqs[-1]))
 
     @rule()
     def note(self) -> None:
@@ -126,13 +126,11 @@ class History(RuleBasedStateMachine):
 
     @rule()
     def compact(self) -> None:
-        self.end_flush()
         maintenance.compact(self.store)
         assert len(self.store.generation.parts) <= 2
 
     @rule()
     def reopen(self) -> None:
-        self.flushing = None  # as after a crash
         self.store.close()
         self.store = CollectionStore(self.store.folder, lambda spec: None)  # type: ignore[arg-type,return-value]
 
@@ -174,7 +172,6 @@ class History(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "store"):
-            self.end_flush()
             self.store.close()
             report = verify_folder(self.store.folder)
             assert report.ok, report.faults
