@@ -22,7 +22,7 @@ ONLY_REMOTE = {"wait_ready"}
 
 
 def methods(kind: type) -> dict[str, Any]:
-    return {name: value for name, value in vars(kind).items() if not name.startswith("_") and callable(value)}
+    return {name: value for name, value in inspect.getmembers(kind, callable) if not name.startswith("_")}
 
 
 def parameters(method: Any, without: set[str]) -> list[tuple[str, Any, Any]]:
