@@ -27,7 +27,7 @@ import numpy as np
 from scipy import sparse
 
 from sparsight.kernels import Postings, available_paths, topk_documents
-from sparsight.kernels.types import UNKNOWN
+from sparsight.kernels.postings import UNKNOWN
 
 
 def make_postings(n_passages: int, terms_per_passage: int, vocabulary: int, rng: np.random.Generator) -> Postings:

@@ -8,11 +8,12 @@ pick one; ``path=`` names one, and so does the environment variable SPARSIGHT_KE
 from __future__ import annotations
 
 from sparsight.kernels.dots import score_passages, sparse_dot_dense, sparse_dot_sparse
+from sparsight.kernels.effort import EXACT, CancelFlag, Effort, TopK, Work
 from sparsight.kernels.encode import threshold_encode, topk_encode
 from sparsight.kernels.paths import available_paths, default_path
+from sparsight.kernels.postings import Forward, Postings
 from sparsight.kernels.pursuit import pursue
 from sparsight.kernels.search import quantise_weights, score_postings, topk_documents, topk_documents_batch
-from sparsight.kernels.types import EXACT, CancelFlag, Effort, Forward, Postings, TopK, Work
 from sparsight.kernels.wordpiece import WordPiece
 
 __all__ = [

@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from sparsight.errors import InvalidArgumentError, InvalidQueryError, ShapeError
 from sparsight.kernels import reference
+from sparsight.kernels.arrays import require_array
 from sparsight.kernels.cpu import _native
 from sparsight.kernels.paths import resolve_path
+from sparsight.kernels.postings import Forward
 from sparsight.kernels.search import check_query
-from sparsight.kernels.types import Forward, require_array
 
 __all__ = ["score_passages", "sparse_dot_dense", "sparse_dot_sparse"]
 

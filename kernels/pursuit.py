@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from sparsight.errors import InvalidArgumentError, ShapeError
 from sparsight.kernels import reference
+from sparsight.kernels.arrays import require_array
 from sparsight.kernels.cpu import _native
 from sparsight.kernels.paths import resolve_path
 from sparsight.kernels.search import check_k, check_threads
-from sparsight.kernels.types import require_array
 
 __all__ = ["CANDIDATES", "pursue"]
 

@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 
 from sparsight.errors import InvalidArgumentError, InvalidQueryError, ShapeError
 from sparsight.kernels import reference
+from sparsight.kernels.arrays import require_array
 from sparsight.kernels.cpu import _native
+from sparsight.kernels.effort import EXACT, MODES, CancelFlag, Effort, TopK, Work
 from sparsight.kernels.paths import resolve_path
-from sparsight.kernels.types import EXACT, MODES, CancelFlag, Effort, Postings, TopK, Work, require_array
+from sparsight.kernels.postings import Postings
 
 __all__ = ["SparseQuery", "check_query", "quantise_weights", "score_postings", "topk_documents", "topk_documents_batch"]
 

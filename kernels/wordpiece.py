@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsight.errors import InvalidArgumentError, ShapeError
+from sparsight.kernels.arrays import require_array
 from sparsight.kernels.cpu import _native
 from sparsight.kernels.search import check_threads
-from sparsight.kernels.types import require_array
 
 __all__ = ["PAGE_SIZE", "Alphabet", "Fallback", "WordPiece"]
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsight.errors import CorruptIndexError
-from sparsight.kernels.types import Forward
+from sparsight.kernels.postings import Forward
 
 __all__ = ["score_passages", "sparse_dot_dense", "sparse_dot_sparse"]
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsight.errors import CorruptIndexError
-from sparsight.kernels.types import PADDING, Postings
+from sparsight.kernels.postings import PADDING, Postings
 
 __all__ = ["BLOCK", "GROUPS", "WINDOW", "decode_term", "passage_of_slot"]
 

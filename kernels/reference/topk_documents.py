@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsight.errors import CorruptIndexError
+from sparsight.kernels.effort import CancelFlag, TopK, Work
+from sparsight.kernels.postings import Postings
 from sparsight.kernels.reference.postings import decode_term
-from sparsight.kernels.types import CancelFlag, Postings, TopK, Work
 
 __all__ = ["topk_documents"]
 
