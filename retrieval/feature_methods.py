@@ -10,6 +10,7 @@ from sparsight.index.store import CollectionStore
 from sparsight.retrieval import examples, profiles, renaming
 from sparsight.retrieval import features as feature_search
 from sparsight.retrieval.arguments import make_token, page_size_of, read_token
+from sparsight.retrieval.clusters import ClusterCache
 from sparsight.retrieval.families import FamilyCache
 from sparsight.retrieval.maps import MapCache
 from sparsight.retrieval.planning import MAX_QUERY_TEXT
@@ -18,6 +19,7 @@ from sparsight.retrieval.words import words_of
 from sparsight.types import (
     Edit,
     Feature,
+    FeatureCluster,
     FeatureDifference,
     FeatureFamily,
     FeatureMap,
@@ -37,7 +39,7 @@ class FeatureMethods:
     _store: CollectionStore
 
     def __init__(self) -> None:
-        self._families, self._maps = FamilyCache(), MapCache()
+        self._clusters, self._families, self._maps = ClusterCache(), FamilyCache(), MapCache()
 
     def _generation(self) -> Generation:
         self._store.refresh()
@@ -164,6 +166,14 @@ class FeatureMethods:
         by a tenth.
         """
         return self._families.families(self._generation(), feature, field, count)
+
+    def clusters(self, *, field: str = "", count: int = 20) -> tuple[FeatureCluster, ...]:
+        """Features near each other that may together be one of several dimensions; at most 60, by falling score.
+
+        Found from the codes of the collection's passages when they are first asked for, in some seconds, and again once
+        it has changed by a tenth.
+        """
+        return self._clusters.clusters(self._generation(), field, count)
 
     def feature_map(self, *, field: str = "") -> FeatureMap:
         """A map of the features that ever fired, at most the 8,192 most frequent: near ones point alike, those of one

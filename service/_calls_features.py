@@ -9,6 +9,7 @@ from sparsight.service._parts import Steps, call
 from sparsight.service.convert import integer, text
 from sparsight.service.convert_collections import collection_resource, field_resource
 from sparsight.service.convert_features import (
+    clusters_from_proto,
     differences_from_proto,
     edits_to_proto,
     families_from_proto,
@@ -22,6 +23,7 @@ from sparsight.service.convert_features import (
 from sparsight.types import (
     Edit,
     Feature,
+    FeatureCluster,
     FeatureDifference,
     FeatureFamily,
     FeatureMap,
@@ -107,6 +109,15 @@ def families(
     response = features_pb2.FindFeatureFamiliesResponse
     answer = yield call("FeatureService", "FindFeatureFamilies", request, response, FIND_SECONDS)
     return families_from_proto(answer.families)
+
+
+def clusters(collection: str, field: str, count: int) -> Steps[tuple[FeatureCluster, ...]]:
+    request = features_pb2.FindFeatureClustersRequest(
+        parent=field_resource(collection, field), count=integer(count, "count")
+    )
+    response = features_pb2.FindFeatureClustersResponse
+    answer = yield call("FeatureService", "FindFeatureClusters", request, response, FIND_SECONDS)
+    return clusters_from_proto(answer.clusters)
 
 
 def feature_map(collection: str, field: str) -> Steps[FeatureMap]:

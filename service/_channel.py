@@ -17,8 +17,8 @@ _REPEATABLE = {
     "sparsight.v1.DocumentService": (),  # all of its methods
     "sparsight.v1.SearchService": (),
     "sparsight.v1.FeatureService": (
-        "ListFeatures", "GetFeature", "FindFeatures", "FindRelatedFeatures", "FindFeatureFamilies", "CompareDocuments",
-        "GetFeatureMap", "ExplainFeatures"),
+        "ListFeatures", "GetFeature", "FindFeatures", "FindRelatedFeatures", "FindFeatureFamilies",
+        "FindFeatureClusters", "CompareDocuments", "GetFeatureMap", "ExplainFeatures"),
     "sparsight.v1.ProfileService": ("GetProfile", "ListProfiles"),
     "sparsight.v1.EncodingService": (),
     "google.longrunning.Operations": ("GetOperation", "ListOperations", "WaitOperation"),

@@ -12,6 +12,7 @@ from sparsight.service import _calls_features
 from sparsight.types import (
     Edit,
     Feature,
+    FeatureCluster,
     FeatureDifference,
     FeatureFamily,
     FeatureMap,
@@ -88,6 +89,12 @@ class FeatureMethods:
     ) -> tuple[FeatureFamily, ...]:
         """The largest families of features, or those that a feature is in; at most 256."""
         return self._client._run(_calls_features.families(self.name, feature, field, count), timeout)
+
+    def clusters(
+        self, *, field: str = "", count: int = 20, timeout: float | None = None
+    ) -> tuple[FeatureCluster, ...]:
+        """Features near each other that may together be one of several dimensions; at most 60, by falling score."""
+        return self._client._run(_calls_features.clusters(self.name, field, count), timeout)
 
     def feature_map(self, *, field: str = "", timeout: float | None = None) -> FeatureMap:
         """A map of the features that ever fired: near ones point alike, those of one lobe fire together."""

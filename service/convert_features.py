@@ -9,8 +9,10 @@ from sparsight.service.convert import text
 from sparsight.service.convert_collections import collection_resource
 from sparsight.service.convert_queries import edit_from_proto, edit_to_proto
 from sparsight.types import (
+    ClusterPoint,
     Edit,
     Feature,
+    FeatureCluster,
     FeatureDifference,
     FeatureFamily,
     FeatureMap,
@@ -25,6 +27,8 @@ from sparsight.types import (
 from sparsight.v1 import features_pb2, profiles_pb2, search_pb2
 
 __all__ = [
+    "clusters_from_proto",
+    "clusters_to_proto",
     "differences_from_proto",
     "differences_to_proto",
     "edits_from_proto",
@@ -43,6 +47,9 @@ __all__ = [
     "words_from_proto",
     "words_to_proto",
 ]
+
+
+_CLUSTER = ("passages", "variance", "separability", "mixture", "score", "null_score")  # figures of a cluster
 
 
 def feature_to_proto(feature: Feature, collection: str) -> features_pb2.Feature:
@@ -136,6 +143,30 @@ def families_from_proto(messages: Iterable[features_pb2.FeatureFamily]) -> tuple
             tuple(feature_from_proto(member.feature) for member in item.members),
             tuple(member.above for member in item.members),
             tuple(member.strength for member in item.members),
+        )
+        for item in messages
+    )
+
+
+def clusters_to_proto(found: Iterable[FeatureCluster], collection: str) -> list[features_pb2.FeatureCluster]:
+    """Messages of clusters."""
+    return [
+        features_pb2.FeatureCluster(
+            features=[feature_to_proto(feature, collection) for feature in item.features],
+            points=[features_pb2.ClusterPoint(id=p.id, x=p.x, y=p.y, feature=p.feature) for p in item.points],
+            **{name: getattr(item, name) for name in _CLUSTER},
+        )
+        for item in found
+    ]
+
+
+def clusters_from_proto(messages: Iterable[features_pb2.FeatureCluster]) -> tuple[FeatureCluster, ...]:
+    """Clusters of messages."""
+    return tuple(
+        FeatureCluster(
+            features=tuple(map(feature_from_proto, item.features)),
+            points=tuple(ClusterPoint(p.id, p.x, p.y, p.feature) for p in item.points),
+            **{name: getattr(item, name) for name in _CLUSTER},
         )
         for item in messages
     )

@@ -17,6 +17,7 @@ from sparsight.service.convert_collections import (
     sae_options_from_proto,
 )
 from sparsight.service.convert_features import (
+    clusters_to_proto,
     differences_to_proto,
     edits_from_proto,
     families_to_proto,
@@ -52,6 +53,7 @@ class FeatureHandlers:
             "FeatureService/FindRelatedFeatures": ("read", self.find_related_features),
             "FeatureService/CompareDocuments": ("read", self.compare_documents),
             "FeatureService/FindFeatureFamilies": ("encode", self.find_feature_families),
+            "FeatureService/FindFeatureClusters": ("encode", self.find_feature_clusters),
             "FeatureService/GetFeatureMap": ("encode", self.get_feature_map),
             "FeatureService/ExplainFeatures": ("encode", self.explain_features),
             "FeatureService/RenameFeature": ("write", self.rename_feature),
@@ -122,6 +124,13 @@ class FeatureHandlers:
             count=request.count if request.HasField("count") else 20,
         )
         return features_pb2.FindFeatureFamiliesResponse(families=families_to_proto(found, collection))
+
+    def find_feature_clusters(self, request: features_pb2.FindFeatureClustersRequest, call: Call) -> Message:
+        collection, field = field_name(request.parent)
+        found = self._database.collection(collection).clusters(
+            field=field, count=request.count if request.HasField("count") else 20
+        )
+        return features_pb2.FindFeatureClustersResponse(clusters=clusters_to_proto(found, collection))
 
     def get_feature_map(self, request: features_pb2.GetFeatureMapRequest, call: Call) -> Message:
         collection, field = field_name(request.parent)

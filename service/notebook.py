@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, Unpack
 
 from sparsight.errors import InvalidArgumentError, UnknownFeatureError
+from sparsight.service.clouds import Cloud
 from sparsight.service.tables import STEP, Table, arrow_of, html_bar, named
 from sparsight.types import (
     Contribution,
@@ -29,6 +30,7 @@ from sparsight.types import (
     Effort,
     Explanation,
     Feature,
+    FeatureCluster,
     FeatureDifference,
     FeatureFamily,
     FeatureWeight,
@@ -130,6 +132,19 @@ class Explorer:
         both = (*found.nearest, *found.opposite)
         return Table("feature", [(named(item.feature), item.weight) for item in both], "cosine", both,
                      f"cosine with {named(chosen)}")
+
+    def clusters(self, count: int = 10) -> Table[FeatureCluster]:
+        """Clusters of features that may together be one of several dimensions; ``draw(table[0])`` shows one.
+
+        The number is the score over that of shuffled activations: from 2 on it is worth a look.
+        """
+        found = self.collection.clusters(count=count)
+        return Table("cluster", [("; ".join(map(named, item.features[:3])), item.score / max(item.null_score, 1e-9))
+                                 for item in found], "times the shuffled score", found)
+
+    def draw(self, cluster: FeatureCluster) -> Cloud:
+        """The passages of a cluster as points in its plane."""
+        return Cloud(cluster)
 
     def families(self, feature: Which | None = None, count: int = 5) -> Table[Feature]:
         """The largest families of features, or those that one is in, each below the feature that is above it.

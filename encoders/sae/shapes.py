@@ -13,14 +13,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
+from scipy.sparse import csc_matrix, csr_matrix
 from scipy.sparse.csgraph import connected_components
 
 from sparsight.encoders.sae.checks import check_codes, check_rows
 from sparsight.encoders.sae.cosine_graph import cosine_graph
 from sparsight.errors import InvalidArgumentError
 
-__all__ = ["Shape", "cluster_rows", "find_shapes", "mixture_index", "separability_index"]
+__all__ = ["Shape", "cloud_of", "cluster_rows", "find_shapes", "mixture_index", "separability_index"]
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -144,18 +144,71 @@ def find_shapes(codes: csr_matrix, rows: F32, groups: Sequence[Sequence[int]], *
     for group in groups:
         counts = np.diff(columns.indptr)[list(group)]
         latents = np.array(group, np.int64)[np.lexsort((group, -counts))]
-        part = csr_matrix(columns[:, latents])
-        part = part[np.flatnonzero(np.diff(part.indptr))]
-        texts = part.shape[0]
-        part = part[:: max(-(-texts // _MOST_POINTS), 1)].toarray().astype(np.float64)
-        directions = np.linalg.qr(rows[latents].astype(np.float64).T)[1].T  # the rows, in a basis of their span
-        best = _best_plane(part @ directions) if texts >= max(min_texts, 3) else None
+        texts, part = _firing(columns, latents)
+        directions = _directions(rows, latents)
+        best = _best_plane(part @ directions) if len(texts) >= max(min_texts, 3) else None
         null = [_best_plane(rng.permuted(part, axis=0) @ directions) for _ in range(draws)] if best else []
         plane, variance, separability, mixture = best or (-1, 0.0, 0.0, 0.0)
         chance = [(1 - other[3]) * other[2] if other else 0.0 for other in null]
-        found.append(Shape(tuple(latents.tolist()), texts, plane, variance, separability, mixture,
+        found.append(Shape(tuple(latents.tolist()), len(texts), plane, variance, separability, mixture,
                            (1 - mixture) * separability, float(np.mean(chance)) if chance else 0.0))
     return sorted(found, key=lambda shape: (shape.plane < 0, -shape.score, shape.latents))
+
+
+def cloud_of(codes: csr_matrix, rows: F32, shape: Shape, most: int = 300) -> tuple[I64, F32, I64]:
+    """The points of a shape's plane, to look at.
+
+    Parameters
+    ----------
+    codes : csr_matrix, shape (B, N)
+    rows : float, shape (N, D)
+    shape : Shape
+        As :func:`find_shapes` made it of these.
+    most : int
+        Points at most, evenly chosen.
+
+    Returns
+    -------
+    texts : int64, shape (n,)
+        Rows of ``codes``; none if the shape has no plane.
+    points : float32, shape (n, 2)
+        Their places, from the mean of all.
+    strongest : int64, shape (n,)
+        The latent of the shape that is strongest on each.
+    """
+    latents = np.array(shape.latents, np.int64)
+    if shape.plane < 0:
+        return np.empty(0, np.int64), np.empty((0, 2), np.float32), np.empty(0, np.int64)
+    texts, part = _firing(codes.tocsc(), latents)
+    texts = texts[_evenly(len(texts), _MOST_POINTS)]
+    left, lengths = _components(part @ _directions(rows, latents))
+    plane = slice(shape.plane, shape.plane + 2)
+    chosen = _evenly(len(texts), most)
+    points = (left[chosen, plane] * lengths[plane]).astype(np.float32)
+    return texts[chosen], points, latents[part[chosen].argmax(1)]
+
+
+def _firing(columns: csc_matrix, latents: I64) -> tuple[I64, F64]:
+    """Texts (T,) on which one of the latents fires, and the codes of some of them, at most 5,000, by latent."""
+    part = csr_matrix(columns[:, latents])
+    texts = np.flatnonzero(np.diff(part.indptr))
+    return texts, part[texts[_evenly(len(texts), _MOST_POINTS)]].toarray().astype(np.float64)
+
+
+def _evenly(count: int, most: int) -> slice:
+    return slice(None, None, max(-(-count // most), 1))
+
+
+def _directions(rows: F32, latents: I64) -> F64:
+    """The latents' rows, in a basis of their span."""
+    found: F64 = np.linalg.qr(rows[latents].astype(np.float64).T)[1].T
+    return found
+
+
+def _components(points: F64) -> tuple[F64, F64]:
+    """Principal components' places of points, of length 1 each, and their lengths."""
+    left, lengths, _ = np.linalg.svd(points - points.mean(0), full_matrices=False)
+    return left, lengths
 
 
 def separability_index(points: F64) -> float:
@@ -193,7 +246,7 @@ def mixture_index(points: F64, epsilon: float = _EPSILON) -> float:
 
 def _best_plane(points: F64) -> tuple[int, float, float, float] | None:
     """First component, share of variance, separability and mixture of the plane with the best score."""
-    left, lengths, _ = np.linalg.svd(points - points.mean(0), full_matrices=False)
+    left, lengths = _components(points)
     there = min(int((lengths > 1e-6 * lengths[0]).sum()), _DIMENSIONS) if len(lengths) and lengths[0] > 1e-9 else 0
     best: tuple[int, float, float, float] | None = None
     for plane in range(there - 1):

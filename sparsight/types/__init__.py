@@ -15,7 +15,9 @@ from sparsight.types.documents import (
     WriteResult,
 )
 from sparsight.types.features import (
+    ClusterPoint,
     Feature,
+    FeatureCluster,
     FeatureDifference,
     FeatureFamily,
     FeatureMap,
@@ -65,6 +67,7 @@ from sparsight.types.results import (
 __all__ = [
     "DEFAULT_FIELDS",
     "BM25Field",
+    "ClusterPoint",
     "CollectionInfo",
     "Contribution",
     "DenseField",
@@ -73,6 +76,7 @@ __all__ = [
     "Effort",
     "Explanation",
     "Feature",
+    "FeatureCluster",
     "FeatureDifference",
     "FeatureFamily",
     "FeatureMap",

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from sparsight.types.queries import Edit
 
-__all__ = ["Feature", "FeatureDifference", "FeatureFamily", "FeatureMap", "FeaturePage", "FeatureWeight",
-           "FeatureWords", "LabelQuality", "MapLobe", "MapPoint", "RelatedFeatures", "WordShare"]
+__all__ = ["ClusterPoint", "Feature", "FeatureCluster", "FeatureDifference", "FeatureFamily", "FeatureMap",
+           "FeaturePage", "FeatureWeight", "FeatureWords", "LabelQuality", "MapLobe", "MapPoint",
+           "RelatedFeatures", "WordShare"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +128,50 @@ class FeatureFamily:
     children: tuple[Feature, ...]
     above: tuple[int, ...]
     strength: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterPoint:
+    """A passage in the plane of a cluster: its document, its place, and the feature of the cluster strongest on it."""
+
+    id: str
+    x: float
+    y: float
+    feature: int
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureCluster:
+    """Features that lie near each other, and may together be one of several dimensions, as weekdays on a circle.
+
+    Attributes
+    ----------
+    features : tuple of Feature
+        The most frequent first.
+    passages : int
+        On which at least one of them fires.
+    variance : float
+        Share of these passages' variance, as far as the features tell it, that the plane shows.
+    separability : float
+        Of the plane, in nats: 0 if it is a pair of independent numbers, seen at some angle.
+    mixture : float
+        Of the plane: the largest share of passages on one line. Near 1 it is several features of one dimension.
+    score : float
+        ``(1 - mixture) * separability``.
+    null_score : float
+        The same with each feature's activations shuffled among the passages. At twice that it may be one feature.
+    points : tuple of ClusterPoint
+        Up to 300 of the passages.
+    """
+
+    features: tuple[Feature, ...]
+    passages: int
+    variance: float
+    separability: float
+    mixture: float
+    score: float
+    null_score: float
+    points: tuple[ClusterPoint, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

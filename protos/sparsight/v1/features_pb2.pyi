@@ -658,6 +658,146 @@ class FindFeatureFamiliesResponse(_message.Message):
 Global___FindFeatureFamiliesResponse: _TypeAlias = FindFeatureFamiliesResponse  # noqa: Y015
 
 @_typing.final
+class ClusterPoint(_message.Message):
+    """A passage in the plane of a cluster."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    X_FIELD_NUMBER: _builtins.int
+    Y_FIELD_NUMBER: _builtins.int
+    FEATURE_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Id of its document. Never empty."""
+    x: _builtins.float
+    """Place from left to right. Zero: at the passages' mean."""
+    y: _builtins.float
+    """Place from the bottom to the top. Zero: at the passages' mean."""
+    feature: _builtins.int
+    """Index of the feature of the cluster that is strongest on it. Zero is a feature like any other."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        x: _builtins.float = ...,
+        y: _builtins.float = ...,
+        feature: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["feature", b"feature", "id", b"id", "x", b"x", "y", b"y"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClusterPoint: _TypeAlias = ClusterPoint  # noqa: Y015
+
+@_typing.final
+class FeatureCluster(_message.Message):
+    """Features that lie near each other, and may together be one of several dimensions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FEATURES_FIELD_NUMBER: _builtins.int
+    PASSAGES_FIELD_NUMBER: _builtins.int
+    VARIANCE_FIELD_NUMBER: _builtins.int
+    SEPARABILITY_FIELD_NUMBER: _builtins.int
+    MIXTURE_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    NULL_SCORE_FIELD_NUMBER: _builtins.int
+    POINTS_FIELD_NUMBER: _builtins.int
+    passages: _builtins.int
+    """Passages on which at least one of them fires. Never zero."""
+    variance: _builtins.float
+    """Share of the passages' variance that the plane shows, above 0 and at most 1."""
+    separability: _builtins.float
+    """Of the plane, in nats. Zero: it is a pair of independent numbers, seen at some angle."""
+    mixture: _builtins.float
+    """Largest share of passages on one line, above 0 and at most 1."""
+    score: _builtins.float
+    """(1 - mixture) * separability. Zero: nothing speaks for one feature."""
+    null_score: _builtins.float
+    """The score with each feature's activations shuffled among the passages. Zero: none."""
+    @_builtins.property
+    def features(self) -> _containers.RepeatedCompositeFieldContainer[Global___Feature]:
+        """The most frequent first. Never fewer than two."""
+
+    @_builtins.property
+    def points(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClusterPoint]:
+        """Up to 300 of the passages."""
+
+    def __init__(
+        self,
+        *,
+        features: _abc.Iterable[Global___Feature] | None = ...,
+        passages: _builtins.int = ...,
+        variance: _builtins.float = ...,
+        separability: _builtins.float = ...,
+        mixture: _builtins.float = ...,
+        score: _builtins.float = ...,
+        null_score: _builtins.float = ...,
+        points: _abc.Iterable[Global___ClusterPoint] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "mixture", b"mixture", "null_score", b"null_score", "passages", b"passages", "points", b"points", "score", b"score", "separability", b"separability", "variance", b"variance"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FeatureCluster: _TypeAlias = FeatureCluster  # noqa: Y015
+
+@_typing.final
+class FindFeatureClustersRequest(_message.Message):
+    """Request of FindFeatureClusters."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """`collections/{collection}/fields/{field}`, {field} `-` for the only SAE field. Empty: refused."""
+    count: _builtins.int
+    """Clusters at most, 1 to 256. Absent: 20. Zero: refused."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        count: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_count", b"_count", "count", b"count"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_count", b"_count", "count", b"count", "parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__count: _TypeAlias = _typing.Literal["count"]  # noqa: Y015
+    _WhichOneofArgType__count: _TypeAlias = _typing.Literal["_count", b"_count"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__count) -> _WhichOneofReturnType__count | None: ...
+
+Global___FindFeatureClustersRequest: _TypeAlias = FindFeatureClustersRequest  # noqa: Y015
+
+@_typing.final
+class FindFeatureClustersResponse(_message.Message):
+    """Response of FindFeatureClusters."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLUSTERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def clusters(self) -> _containers.RepeatedCompositeFieldContainer[Global___FeatureCluster]:
+        """By falling score. Empty: none."""
+
+    def __init__(
+        self,
+        *,
+        clusters: _abc.Iterable[Global___FeatureCluster] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clusters", b"clusters"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindFeatureClustersResponse: _TypeAlias = FindFeatureClustersResponse  # noqa: Y015
+
+@_typing.final
 class MapPoint(_message.Message):
     """A feature's place on a map."""
 

@@ -70,6 +70,11 @@ class FeatureServiceStub:
                 request_serializer=sparsight_dot_v1_dot_features__pb2.FindFeatureFamiliesRequest.SerializeToString,
                 response_deserializer=sparsight_dot_v1_dot_features__pb2.FindFeatureFamiliesResponse.FromString,
                 _registered_method=True)
+        self.FindFeatureClusters = channel.unary_unary(
+                '/sparsight.v1.FeatureService/FindFeatureClusters',
+                request_serializer=sparsight_dot_v1_dot_features__pb2.FindFeatureClustersRequest.SerializeToString,
+                response_deserializer=sparsight_dot_v1_dot_features__pb2.FindFeatureClustersResponse.FromString,
+                _registered_method=True)
         self.GetFeatureMap = channel.unary_unary(
                 '/sparsight.v1.FeatureService/GetFeatureMap',
                 request_serializer=sparsight_dot_v1_dot_features__pb2.GetFeatureMapRequest.SerializeToString,
@@ -142,6 +147,14 @@ class FeatureServiceServicer:
 
     def FindFeatureFamilies(self, request, context):
         """Families of features that fire together. The first call of a collection takes some seconds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FindFeatureClusters(self, request, context):
+        """Features near each other that may together be one of several dimensions. The first call of a collection takes some
+        seconds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -220,6 +233,11 @@ def add_FeatureServiceServicer_to_server(servicer, server):
                     servicer.FindFeatureFamilies,
                     request_deserializer=sparsight_dot_v1_dot_features__pb2.FindFeatureFamiliesRequest.FromString,
                     response_serializer=sparsight_dot_v1_dot_features__pb2.FindFeatureFamiliesResponse.SerializeToString,
+            ),
+            'FindFeatureClusters': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindFeatureClusters,
+                    request_deserializer=sparsight_dot_v1_dot_features__pb2.FindFeatureClustersRequest.FromString,
+                    response_serializer=sparsight_dot_v1_dot_features__pb2.FindFeatureClustersResponse.SerializeToString,
             ),
             'GetFeatureMap': grpc.unary_unary_rpc_method_handler(
                     servicer.GetFeatureMap,
@@ -414,6 +432,33 @@ class FeatureService:
             '/sparsight.v1.FeatureService/FindFeatureFamilies',
             sparsight_dot_v1_dot_features__pb2.FindFeatureFamiliesRequest.SerializeToString,
             sparsight_dot_v1_dot_features__pb2.FindFeatureFamiliesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindFeatureClusters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sparsight.v1.FeatureService/FindFeatureClusters',
+            sparsight_dot_v1_dot_features__pb2.FindFeatureClustersRequest.SerializeToString,
+            sparsight_dot_v1_dot_features__pb2.FindFeatureClustersResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -51,6 +51,10 @@ class FeatureServiceStub:
     """Compares two documents or texts by their features, or tells those of one."""
     FindFeatureFamilies: _grpc.UnaryUnaryMultiCallable[_features_pb2.FindFeatureFamiliesRequest, _features_pb2.FindFeatureFamiliesResponse]
     """Families of features that fire together. The first call of a collection takes some seconds."""
+    FindFeatureClusters: _grpc.UnaryUnaryMultiCallable[_features_pb2.FindFeatureClustersRequest, _features_pb2.FindFeatureClustersResponse]
+    """Features near each other that may together be one of several dimensions. The first call of a collection takes some
+    seconds.
+    """
     GetFeatureMap: _grpc.UnaryUnaryMultiCallable[_features_pb2.GetFeatureMapRequest, _features_pb2.GetFeatureMapResponse]
     """A map of a field's features in the plane. The first call of a collection takes some seconds."""
     ExplainFeatures: _grpc.UnaryUnaryMultiCallable[_features_pb2.ExplainFeaturesRequest, _features_pb2.ExplainFeaturesResponse]
@@ -92,6 +96,10 @@ class FeatureServiceAsyncStub(FeatureServiceStub):
     """Compares two documents or texts by their features, or tells those of one."""
     FindFeatureFamilies: _aio.UnaryUnaryMultiCallable[_features_pb2.FindFeatureFamiliesRequest, _features_pb2.FindFeatureFamiliesResponse]  # type: ignore[assignment]
     """Families of features that fire together. The first call of a collection takes some seconds."""
+    FindFeatureClusters: _aio.UnaryUnaryMultiCallable[_features_pb2.FindFeatureClustersRequest, _features_pb2.FindFeatureClustersResponse]  # type: ignore[assignment]
+    """Features near each other that may together be one of several dimensions. The first call of a collection takes some
+    seconds.
+    """
     GetFeatureMap: _aio.UnaryUnaryMultiCallable[_features_pb2.GetFeatureMapRequest, _features_pb2.GetFeatureMapResponse]  # type: ignore[assignment]
     """A map of a field's features in the plane. The first call of a collection takes some seconds."""
     ExplainFeatures: _aio.UnaryUnaryMultiCallable[_features_pb2.ExplainFeaturesRequest, _features_pb2.ExplainFeaturesResponse]  # type: ignore[assignment]
@@ -166,6 +174,16 @@ class FeatureServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_features_pb2.FindFeatureFamiliesResponse, _abc.Awaitable[_features_pb2.FindFeatureFamiliesResponse]]:
         """Families of features that fire together. The first call of a collection takes some seconds."""
+
+    @_abc_1.abstractmethod
+    def FindFeatureClusters(
+        self,
+        request: _features_pb2.FindFeatureClustersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_features_pb2.FindFeatureClustersResponse, _abc.Awaitable[_features_pb2.FindFeatureClustersResponse]]:
+        """Features near each other that may together be one of several dimensions. The first call of a collection takes some
+        seconds.
+        """
 
     @_abc_1.abstractmethod
     def GetFeatureMap(
