@@ -73,7 +73,7 @@ class FeatureMethods:
         negative_texts: Sequence[str] = (),
         words: str = "",
         field: str = "",
-        count: int = 24,
+        count: int = 12,
     ) -> tuple[FeatureWeight, ...]:
         """Features that tell some examples from others, or that words describe, the most telling first.
 

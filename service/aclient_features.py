@@ -63,7 +63,7 @@ class AsyncFeatureMethods:
         negative_texts: Sequence[str] = (),
         words: str = "",
         field: str = "",
-        count: int = 24,
+        count: int = 12,
         timeout: float | None = None,
     ) -> tuple[FeatureWeight, ...]:
         """Features that tell some examples, ids of documents or texts, from others, or that words describe."""

@@ -92,7 +92,7 @@ class FeatureHandlers:
             negative_texts=list(request.negative_texts),
             words=request.words,
             field=field,
-            count=request.count if request.HasField("count") else 24,
+            count=request.count if request.HasField("count") else 12,
         )
         return features_pb2.FindFeaturesResponse(features=weights_to_proto(found, collection))
 

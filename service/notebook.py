@@ -115,7 +115,7 @@ class Explorer:
         return Table("feature", list(zip(map(named, page.features), numbers, strict=True)),
                      "cosine with the words" if page.cosines else "share of passages", page.features)
 
-    def like(self, documents: Sequence[str] = (), unlike: Sequence[str] = (), count: int = 24, *,
+    def like(self, documents: Sequence[str] = (), unlike: Sequence[str] = (), count: int = 12, *,
              texts: Sequence[str] = (), unlike_texts: Sequence[str] = (), words: str = "") -> Table[FeatureWeight]:
         """Features that documents, by id, and other texts have and others have not, or that words describe.
 

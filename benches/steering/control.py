@@ -37,7 +37,7 @@ __all__ = ["EXAMPLES", "OURS", "SUPERVISED", "section", "year_of"]
 
 F32, I64, Mask = NDArray[np.float32], NDArray[np.int64], NDArray[np.bool_]
 ATTRIBUTES = ("category", "years", "length")
-SUPERVISED, EXAMPLES = "supervised", "24 features from 10 + 10 examples"
+SUPERVISED, EXAMPLES = "supervised", "12 features from 10 + 10 examples"
 OURS = "32 features of mean codes"  # as many as a code has, and the same labels as the supervised dictionary
 _PART, _TESTED = 10_000, 2_000  # texts for the judge, the same again for the dictionaries, and those edited
 _YEARS, _LENGTHS, _SHOWN = (2008, 2013, 2017), (1 / 3, 2 / 3), 10

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["OURS", "section"]
 
-_EXAMPLES, _DRAWS, OURS = 10, 5, 24
-_FEATURES = (1, 8, OURS, 64)
+_EXAMPLES, _DRAWS, OURS = 10, 5, 12
+_FEATURES = (1, 6, OURS, 32, 128)
 
 
 def section(papers: Papers, collection: Collection) -> list[Row]:

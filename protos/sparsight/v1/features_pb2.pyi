@@ -310,7 +310,7 @@ class FindFeaturesRequest(_message.Message):
     parent: _builtins.str
     """`collections/{collection}/fields/{field}`, {field} `-` for the only SAE field. Empty: refused."""
     count: _builtins.int
-    """Features at most, 1 to 256. Absent: 24. Zero: refused."""
+    """Features at most, 1 to 256. Absent: 12. Zero: refused."""
     words: _builtins.str
     """What is looked for, in words; counts as much as all examples. Empty: examples alone, of which one at least must then
     have what is looked for.
