@@ -173,15 +173,23 @@ def _about(feature: Feature) -> Iterator[str]:
         yield f"before: {'; '.join(feature.history)}"
 
 
-def print_features(console: Console, features: Sequence[Feature], *, examples: bool = False) -> None:
-    """A line per feature; with ``examples`` also what is known of its label and firing, and its strongest texts."""
+def print_features(console: Console, features: Sequence[Feature], cosines: Sequence[float] = (), *,
+                   examples: bool = False) -> None:
+    """A line per feature; with ``examples`` also what is known of its label and firing, and its strongest texts.
+
+    ``cosines`` are those with the words that were looked for, or none.
+    """
     table = Table(box=None, pad_edge=False)
     table.add_column("feature", justify="right", style="bold")
     table.add_column("words", ratio=1)
     table.add_column("fires on", justify="right")
     table.add_column("scale", justify="right")
-    for feature in features:
-        table.add_row(str(feature.index), escape(feature.label), f"{feature.density:.2%}", f"{feature.scale:.3g}")
+    if cosines:
+        table.add_column("cosine", justify="right")
+    for at, feature in enumerate(features):
+        cosine = [f"{cosines[at]:.2f}"] if cosines else []
+        table.add_row(str(feature.index), escape(feature.label), f"{feature.density:.2%}", f"{feature.scale:.3g}",
+                      *cosine)
     console.print(table)
     if examples:
         for feature in features:

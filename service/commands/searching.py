@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
@@ -144,21 +143,27 @@ def features(
     """List the features of a collection, or find them by words."""
     with Output.of(as_json) as output, open_store(data, server) as store:
         target = open_collection(store, collection)
-        found = [target.feature(number, field=field)] if number >= 0 else _features(target, words, field, limit)
-        output.result({"collection": target.name, "words": words, "features": found})
+        if number >= 0:
+            found, cosines = [target.feature(number, field=field)], []
+        else:
+            found, cosines = _features(target, words, field, limit)
+        output.result({"collection": target.name, "words": words, "features": found, "cosines": cosines})
         if not as_json:
-            print_features(output.console, found, examples=number >= 0)
+            print_features(output.console, found, cosines, examples=number >= 0)
             if not found:
                 output.console.print("no features found")
 
 
-def _features(collection: AnyCollection, words: str, field: str, limit: int) -> list[Feature]:
+def _features(collection: AnyCollection, words: str, field: str, limit: int) -> tuple[list[Feature], list[float]]:
+    """Features, and the cosine of each with the words, where there are words and they have an embedding."""
     found: list[Feature] = []
+    cosines: list[float] = []
     token = ""
     while len(found) < limit:
         page = collection.features(words, field=field, page_size=min(limit - len(found), _PAGE), page_token=token)
-        found += itertools.islice(page.features, limit - len(found))
+        found += page.features
+        cosines += page.cosines
         token = page.next_page_token
         if not token:
             break
-    return found
+    return found, cosines
