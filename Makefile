@@ -1,5 +1,5 @@
 # make demo    index 2,000 abstracts, start the server, search, filter and steer
-# make test    every test, the slow ones too (10 to 25 minutes on 2 cores)
+# make test    every test, the slow ones too (5 to 15 minutes on 2 cores)
 # make asan    the kernels' tests with sanitizers; make tsan for data races
 # make lint types protos bench clean
 # make bench-vectors bench-peers bench-search   compare with other engines (benches/README.md)
@@ -31,8 +31,10 @@ help:
 demo: install
 	$(VENV)/bin/sparsight demo
 
+# Python may write its bytecode: the tests start hundreds of processes, each of which would compile our sources again.
 test: install
-	$(VENV)/bin/pytest --numprocesses $(WORKERS) --dist worksteal -m "not gpu and not jvm" --durations=10 tests
+	env -u PYTHONDONTWRITEBYTECODE $(VENV)/bin/pytest --numprocesses $(WORKERS) --dist worksteal \
+		-m "not gpu and not jvm and not sample" --durations=10 tests
 
 lint: install
 	$(VENV)/bin/ruff check .

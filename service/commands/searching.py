@@ -143,10 +143,8 @@ def features(
     """List the features of a collection, or find them by words."""
     with Output.of(as_json) as output, open_store(data, server) as store:
         target = open_collection(store, collection)
-        if number >= 0:
-            found, cosines = [target.feature(number, field=field)], []
-        else:
-            found, cosines = _features(target, words, field, limit)
+        found, cosines = (([target.feature(number, field=field)], []) if number >= 0
+                          else _features(target, words, field, limit))
         output.result({"collection": target.name, "words": words, "features": found, "cosines": cosines})
         if not as_json:
             print_features(output.console, found, cosines, examples=number >= 0)

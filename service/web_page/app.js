@@ -104,7 +104,10 @@ function showControls(view) {
 function runSearch(delay, again = false) {
   const {collection, text, k, by, profile, edits} = state.view;
   const question = JSON.stringify([collection, text, k, by, profile, edits]);
-  if (question === searched && !again) return;
+  if (question === searched && !again) {
+    if (!byId("hits").hasAttribute("aria-busy")) isWaiting(false);
+    return;
+  }
   searched = question;
   if (!text.trim() && current()) {
     searches.drop();
@@ -135,6 +138,7 @@ function runSearch(delay, again = false) {
     });
 }
 
+/** Whether an answer is waited for; if not, the list of hits says which address it is of. */
 function isWaiting(now) {
   clearTimeout(waiting);
   if (now) {
@@ -145,6 +149,7 @@ function isWaiting(now) {
     }, PATIENCE_MS);
   } else {
     byId("hits").removeAttribute("aria-busy");
+    byId("hits").dataset.address = location.search;
     document.body.classList.remove("waiting");
   }
 }

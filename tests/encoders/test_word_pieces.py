@@ -57,9 +57,10 @@ def native(tokenizer: Tokenizer) -> WordPiece:
 
 def assert_same(word_pieces: WordPiece, tokenizer: Tokenizer, texts: list[str]) -> None:
     ids, starts = word_pieces.encode(texts)
-    for text, (start, stop) in zip(texts, pairwise(starts.tolist()), strict=True):
-        expected = tokenizer.encode(text, add_special_tokens=False).ids
-        assert ids[start:stop].tolist() == expected, repr(text)
+    # "Fast" leaves out where in the text each piece stands, which takes most of the time in a long one.
+    expected = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+    for text, found, (start, stop) in zip(texts, expected, pairwise(starts.tolist()), strict=True):
+        assert ids[start:stop].tolist() == found.ids, repr(text)
 
 
 FLAGS = [
@@ -75,7 +76,7 @@ MADE = [(tokenizer, native(tokenizer)) for tokenizer in (make_tokenizer(**flags)
 
 
 @pytest.mark.parametrize(("tokenizer", "word_pieces"), MADE, ids=[str(flags) for flags in FLAGS])
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(text=any_text)
 def test_any_text(tokenizer: Tokenizer, word_pieces: WordPiece, text: str) -> None:
     assert_same(word_pieces, tokenizer, [text])
@@ -183,7 +184,9 @@ def test_the_vocabulary_of_bert() -> None:
         raise
     word_pieces = native(tokenizer)
     assert_same(word_pieces, tokenizer, [f"a{one}{two}b" for one in TRAPS for two in TRAPS])
-    assert_same(word_pieces, tokenizer, [chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000])
+    # Every character, each a word of a text of 64: a text for each takes six times as long.
+    every = [chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000]
+    assert_same(word_pieces, tokenizer, [" ".join(every[at : at + 64]) for at in range(0, len(every), 64)])
     assert_same(word_pieces, tokenizer, list(tokenizer.get_vocab()))
 
     @settings(max_examples=1000, deadline=None)

@@ -84,7 +84,8 @@ def main() -> int:
     module = build(arguments.sanitizer, ROOT / "build" / {"address": "asan", "thread": "tsan"}[arguments.sanitizer])
     # The C++ library too: the runtime looks for what throws exceptions when it starts, before the extension is loaded.
     preload = f"{library(RUNTIME[arguments.sanitizer])}:{library('libstdc++.so')}"
-    environment = os.environ | OPTIONS | {"LD_PRELOAD": preload, "PYTHONMALLOC": "malloc"}
+    fuzz = {"SPARSIGHT_FUZZ": "3000"}  # more than elsewhere, since here every wrong access is seen
+    environment = fuzz | os.environ | OPTIONS | {"LD_PRELOAD": preload, "PYTHONMALLOC": "malloc"}
     ctypes.CDLL(None).personality(NO_ADDRESS_RANDOMIZATION)  # else older runtimes find their shadow memory taken
     command = [sys.executable, __file__, arguments.sanitizer, "--module", str(module), *rest]
     return subprocess.run(command, env=environment, cwd=ROOT, check=False).returncode

@@ -72,6 +72,19 @@ def _numbers(result: SearchResult) -> list[tuple[str, float]]:
     return [(hit.id, hit.score) for hit in result]
 
 
+@pytest.fixture(scope="module")
+def exact(collection: Collection, vectors: list[SparseVector]) -> list[SearchResult]:
+    """What every approximate search is held against."""
+    return _ask(collection, vectors, Effort())
+
+
+@pytest.fixture(scope="module")
+def scores(collection: Collection, vectors: list[SparseVector]) -> list[dict[str, float]]:
+    """The exact score of every document, for each query."""
+    every = sum(SEGMENTS) + TAIL
+    return [dict(_numbers(result)) for result in _ask(collection, vectors, Effort(), k=every)]
+
+
 def _recall(found: list[SearchResult], exact: list[SearchResult]) -> float:
     return float(np.mean([len(set(a.ids) & set(b.ids)) / len(b) for a, b in zip(found, exact, strict=True)]))
 
@@ -91,14 +104,13 @@ def test_the_default_is_exact(collection: Collection, vectors: list[SparseVector
 
 @pytest.mark.parametrize("recall", [0.6, 0.9, 0.95, 0.99])
 def test_a_recall_target_is_met_with_less_work(
-    collection: Collection, vectors: list[SparseVector], recall: float
+    collection: Collection, vectors: list[SparseVector], exact: list[SearchResult], scores: list[dict[str, float]],
+    recall: float,
 ) -> None:
-    exact = _ask(collection, vectors, Effort())
     assert _recall(_ask(collection, vectors, Effort(recall)), exact) >= recall
     # So few documents are searched exactly at once, which is quicker, unless the time is to be watched.
     found = _ask(collection, vectors, Effort(recall, seconds=60.0))
     assert _recall(found, exact) >= recall
-    scores = [dict(_numbers(result)) for result in _ask(collection, vectors, Effort(), k=4100)]
     assert all(scores[n][id] == score for n, result in enumerate(found) for id, score in _numbers(result))
     assert sum(r.work[0].postings for r in found) < 0.7 * sum(r.work[0].postings for r in exact)
     assert {r.work[0].mode for r in found} == {"approximate"} and not any(r.exact for r in found)
@@ -111,8 +123,9 @@ def test_negative_weights_are_searched_exactly(collection: Collection, vectors: 
     assert all(result.exact and result.work[0].mode == "exact" for result in signed)
 
 
-def test_a_budget_of_documents_bounds_what_is_scored(collection: Collection, vectors: list[SparseVector]) -> None:
-    exact = _ask(collection, vectors, Effort())
+def test_a_budget_of_documents_bounds_what_is_scored(
+    collection: Collection, vectors: list[SparseVector], exact: list[SearchResult]
+) -> None:
     recalls = []
     for documents in (60, 200, 1000):
         found = _ask(collection, vectors, Effort(documents=documents))

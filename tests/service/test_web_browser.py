@@ -106,7 +106,10 @@ def visit(browser: Browser, server: WebServer) -> Iterator[Visit]:
 
 def ids(page: Page) -> list[str]:
     """Ids of the hits, once no answer is waited for."""
-    page.wait_for_selector("#hits:not([aria-busy])", state="attached")
+    page.wait_for_function("""() => {
+        const hits = document.getElementById("hits");
+        return hits && !hits.hasAttribute("aria-busy") && hits.dataset.address === location.search;
+    }""")
     return page.locator(".hit").evaluate_all("hits => hits.map((hit) => hit.dataset.id)")
 
 

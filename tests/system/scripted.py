@@ -13,11 +13,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+# What the product loads only when it is needed is loaded here, once: every fork of a test would load it again.
+import faiss  # noqa: F401
 import numpy as np
-import Stemmer  # noqa: F401 - the product loads it when it is needed: here once, and not in every fork
+import sqlite_utils  # noqa: F401
+import Stemmer  # noqa: F401
 
 from sparsight.errors import UnknownCollectionError
-from sparsight.index import dense, maintenance, store  # noqa: F401 - dense, likewise
+from sparsight.index import dense, hnsw, maintenance, store  # noqa: F401 - dense and hnsw likewise
 from sparsight.index.catalog import Catalog
 from sparsight.retrieval.engine import Database, verify
 from sparsight.types import BM25Field, DenseField, Document, Query, Retriever, SparseField, SparseVector, Vector

