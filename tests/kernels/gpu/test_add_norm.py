@@ -40,7 +40,8 @@ def test_a_large_mean_and_equal_components(device: str) -> None:
     one, none = torch.ones(48, device=device), torch.zeros(48, device=device)
     expected = torch.nn.functional.layer_norm(x.double(), (48,), eps=1e-12).float()
     torch.testing.assert_close(add_norm(x, y, one, none, 1e-12), expected, rtol=1e-3, atol=1e-3)
-    assert not add_norm(x * 0 + 3, y, one, none, 1e-5).any()
+    # Not 0: a GPU's quotient of 144 and 48 may miss 3 by its last bit, which is divided by sqrt(eps).
+    assert add_norm(x * 0 + 3, y, one, none, 1e-5).abs().max() < 1e-4
 
 
 def test_no_tokens(device: str) -> None:
