@@ -73,7 +73,7 @@ class Names:
 
 def name_latents(sae: SAE, x: F32, texts: Sequence[str], *, embedder: DenseEncoder | None, judge: SparseEncoder,
                  codes: csr_matrix | None = None, vectors: csr_matrix | None = None, present: Sequence[str] = (),
-                 writer: Writer | None = None, strongest: int = STRONGEST, top: int = 6, seed: int = 0,
+                 writer: Writer | None = None, strongest: int = STRONGEST, top: int = 7, seed: int = 0,
                  progress: Progress | None = None) -> Names:
     """Name every latent of an autoencoder.
 
@@ -99,8 +99,8 @@ def name_latents(sae: SAE, x: F32, texts: Sequence[str], *, embedder: DenseEncod
     writer : callable, optional
         One more labeller, such as :class:`sparsight.encoders.sae.language_model.LanguageModel`.
     top : int
-        Most words of a name: with 8 the median detection is .01 higher than with 6, with 4 .02 lower, on features of
-        arXiv abstracts of which each text has 8.
+        Most words of a name: with 6 the median detection is .900 and with 7 .907, on features of arXiv abstracts of
+        which each text has 8; with 4 it is .02 lower than with 6, with 8 .01 higher.
     seed : int
         Of the split and the draws.
     progress : callable, optional
