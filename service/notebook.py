@@ -6,9 +6,10 @@
     view = papers.search("recurrent networks")
     view.steer("music", +2)                           # by words, or by number
     view.steer(3966, +2).exclude(12).why(0)
-    papers.like(["1802.05162", "1610.06540"])         # features of some documents
+    papers.like(["1802.05162", "1610.06540"])         # features of some documents; words="..." of a description
     papers.compare("1802.05162", "1610.06540")
     papers.words("1802.05162", "music")               # which of its words fired a feature
+    papers.draw(papers.clusters()[0])                 # passages in the plane of a cluster of features
 
 A view is a query and its answer; steering makes another view and leaves the first as it was. All of it step by step,
 with what it shows, is in ``steering_tutorial.ipynb`` beside this module.
