@@ -55,10 +55,9 @@ class FeatureMethods:
         generation = self._generation()
         check_text(words, "words", MAX_QUERY_TEXT)
         size, after = page_size_of(page_size, 50), read_token(page_token, words)
-        found, cosines = feature_search.find(generation, words, field)
-        token = make_token(after + size, words) if len(found) > after + size else ""
-        shown = slice(after, after + size)
-        return FeaturePage(tuple(found[shown]), token, tuple(cosines[shown]))
+        found, cosines, count = feature_search.find(generation, words, field, slice(after, after + size))
+        token = make_token(after + size, words) if count > after + size else ""
+        return FeaturePage(tuple(found), token, tuple(cosines))
 
     def feature(self, index: int, *, field: str = "") -> Feature:
         """One feature; UnknownFeatureError if there is none of that index."""
@@ -83,7 +82,7 @@ class FeatureMethods:
             Ids of documents of the collection.
         positive_texts, negative_texts : sequences of str
             Other texts; of both kinds together at most 1,000 of each. Without negatives the data that the SAE was
-            trained on stand for them.
+            trained on stand for them. With words and no positives they are what the words lead away from.
         words : str
             What is looked for, in words: "audio and music". Counts as much as all examples; needed where there are no
             positives.

@@ -38,8 +38,9 @@ MAX_FOUND = 256
 """Features of one answer: as many as a query takes edits."""
 
 
-def find(generation: Generation, words: str, field: str) -> tuple[list[Feature], list[float]]:
-    """Features of an SAE field that fire at all, in order, and how much the direction of each is that of the words.
+def find(generation: Generation, words: str, field: str, part: slice) -> tuple[list[Feature], list[float], int]:
+    """Part of an SAE field's features that fire at all, in order, how much the direction of each is that of the words,
+    and how many features there are in all parts.
 
     Without words: by density, then index, and no cosines. With words: those whose label shares a word with them or
     which the words' own embedding activates, by ``share of the words in the label + cosine``; no cosines if the field
@@ -64,8 +65,8 @@ def find(generation: Generation, words: str, field: str) -> tuple[list[Feature],
         order = [int(f) for f in np.lexsort((np.arange(model.dimension), -density, -relevance)) if relevance[f] > 0]
     else:
         order = [int(f) for f in np.lexsort((np.arange(model.dimension), -density)) if density[f] > 0]
-    return ([feature_of(generation, model, schema.name, f) for f in order],
-            [] if cosines is None else cosines[order].tolist())
+    return ([feature_of(generation, model, schema.name, f) for f in order[part]],
+            [] if cosines is None else cosines[order[part]].tolist(), len(order))
 
 
 def describe(generation: Generation, index: int, field: str) -> Feature:

@@ -42,6 +42,7 @@ def direction_of(sae: SAE, positives: F32, negatives: F32 | None = None, words: 
     positives : float32, shape (P, D)
         At least one, where there are no words.
     negatives : float32, shape (M, D), optional
+        What the positives are set against, or the words where there are no positives.
     words : float32, shape (D,), optional
         Embedding of a description of the positives. It counts as much as all examples together.
 
@@ -67,7 +68,7 @@ def direction_of(sae: SAE, positives: F32, negatives: F32 | None = None, words: 
         way += _unit(_discriminant(sae, positives.mean(0, dtype=np.float64) - total / count))
     if words is not None:
         check_rows("words", words[None], columns=sae.d_in)
-        way += _unit(words.astype(np.float64) - sae.b_dec)
+        way += _unit(words.astype(np.float64) - (sae.b_dec if len(positives) else total / count))
     return _unit(way).astype(np.float32)
 
 

@@ -155,12 +155,13 @@ def find_shapes(codes: csr_matrix, rows: F32, groups: Sequence[Sequence[int]], *
     return sorted(found, key=lambda shape: (shape.plane < 0, -shape.score, shape.latents))
 
 
-def cloud_of(codes: csr_matrix, rows: F32, shape: Shape, most: int = 300) -> tuple[I64, F32, I64]:
+def cloud_of(codes: csr_matrix | csc_matrix, rows: F32, shape: Shape, most: int = 300) -> tuple[I64, F32, I64]:
     """The points of a shape's plane, to look at.
 
     Parameters
     ----------
-    codes : csr_matrix, shape (B, N)
+    codes : csr_matrix or csc_matrix, shape (B, N)
+        Of several shapes, better by columns.
     rows : float, shape (N, D)
     shape : Shape
         As :func:`find_shapes` made it of these.

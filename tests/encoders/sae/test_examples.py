@@ -45,6 +45,8 @@ def test_words_count_as_much_as_all_examples(sae: SAE) -> None:
     positives, words = np.array([[1, 0.1, 0.1, 0.1]] * 3, np.float32), np.array([0.1, 0.1, 0.9, 0.1], np.float32)
     alone = direction_of(sae, np.zeros((0, 4), np.float32), words=words)
     assert alone == pytest.approx([0, 0, 1, 0], abs=1e-6)
+    away = direction_of(sae, np.zeros((0, 4), np.float32), np.array([[0.1, 0.9, 0.1, 0.1]] * 40, np.float32), words)
+    assert away[1] < -0.3 and away[2] > 0.8  # negatives without positives: the words lead away from them
     both = direction_of(sae, positives, words=words)
     assert both == pytest.approx((direction_of(sae, positives) + alone) / np.sqrt(2), abs=0.02)
 
