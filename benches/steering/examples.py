@@ -9,16 +9,16 @@ import numpy as np
 from benches.quality.results import Row
 from benches.steering.lists import precision
 from benches.steering.papers import Papers
-from benches.steering.towards import NAMES, found_features
+from benches.steering.towards import FEATURES, NAMES, found_features
 from sparsight.retrieval.models import SAEModel
 
 if TYPE_CHECKING:
     from sparsight.retrieval import Collection
 
-__all__ = ["OURS", "section"]
+__all__ = ["section"]
 
-_EXAMPLES, _DRAWS, OURS = 10, 5, 12
-_FEATURES = (1, 6, OURS, 32, 128)
+_EXAMPLES, _DRAWS = 10, 5
+_FEATURES = (1, 6, FEATURES, 32, 128)
 
 
 def section(papers: Papers, collection: Collection) -> list[Row]:
@@ -40,7 +40,7 @@ def section(papers: Papers, collection: Collection) -> list[Row]:
             drawn = np.random.default_rng([7, c, draw])
             positives, negatives = (papers.x[drawn.choice(papers.aside[members[papers.aside, c] == wanted], _EXAMPLES,
                                                           replace=False)] for wanted in (True, False))
-            ways = {str(count): (None, count) for count in _FEATURES} | {"with label": (named[c], OURS)}
+            ways = {str(count): (None, count) for count in _FEATURES} | {"with label": (named[c], FEATURES)}
             for way, (words, count) in ways.items():
                 step = np.zeros(model.sae.d_in, np.float32)
                 for f, weight in found_features(collection, positives, negatives, words, count):

@@ -8,12 +8,12 @@ import numpy as np
 
 from benches.quality.criteria import asked
 from benches.quality.results import Row
-from benches.steering import control, examples, shift
+from benches.steering import control, shift
 from benches.steering.away import cut_at_kept
 from benches.steering.known import COSINES, picked
 from benches.steering.names import ARXIV
 from benches.steering.overlaps import within_twice
-from benches.steering.towards import at_overlap
+from benches.steering.towards import FEATURES, at_overlap
 
 __all__ = ["system_rows"]
 
@@ -83,7 +83,7 @@ def system_rows(rows: Mapping[str, Sequence[Row]]) -> list[Row]:
                  asked(27, "Sparsey", "common latents against cosine, of the 1,000 nearest: Spearman, median",
                        row["spearman"], "at least", 0.8, unit="Spearman", note=f"{row['asked']} documents")]
     if "examples" in by:
-        found = [row["precision"] for row in by["examples"] if row["features"] == str(examples.OURS)]
+        found = [row["precision"] for row in by["examples"] if row["features"] == str(FEATURES)]
         made.append(asked(28, "SAEs for circuit identification", "features from 10 + 10 examples: precision@10, median",
                           float(np.median(found)), "at least", 0.8, unit="precision@10",
                           note=f"{len(found)} categories"))

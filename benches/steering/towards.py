@@ -23,13 +23,14 @@ from sparsight.types import Edit, Query, Retriever
 if TYPE_CHECKING:
     from sparsight.retrieval import Collection
 
-__all__ = ["BOTH", "EXAMPLES", "NAMES", "at_overlap", "found_features", "lists_of", "section", "ways_of"]
+__all__ = ["BOTH", "EXAMPLES", "FEATURES", "NAMES", "at_overlap", "found_features", "lists_of", "section",
+           "ways_of"]
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
 STEPS = (0.15, 0.3, 0.45, 0.6, 0.8, 1.1)
 BONUSES = (0.03, 0.06, 0.1, 0.15, 0.2)
-_EXAMPLES, _FEATURES = 10, 12
+_EXAMPLES, FEATURES = 10, 12
 BOTH, EXAMPLES = "features", "features from examples alone"
 _BASE = (0.05, 0.4)  # precision@10 without steering
 _PAIRS = 20  # queries of a category
@@ -120,7 +121,7 @@ def ways_of(papers: Papers, collection: Collection, categories: Sequence[str],
 
 
 def found_features(collection: Collection, positives: F32, negatives: F32, words: F32 | None = None,
-                   count: int = _FEATURES) -> list[tuple[int, float]]:
+                   count: int = FEATURES) -> list[tuple[int, float]]:
     """Features and strengths by what `find_features` calls, for vectors that are in no document."""
     from sparsight.retrieval.features import from_examples
 

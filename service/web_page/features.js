@@ -10,10 +10,10 @@ const SIZE = 12; // features of a page, and of a step towards words
 const PAUSE_MS = 250;
 const HARDLY = 0.3; // cosine of words with a feature that is not about them
 
-/** What is said above a list: below 0.3 the best of it is hardly about the words. */
-function remarkOf(words, [{cosine}]) {
+/** What is said above a list: below 0.3 nothing in it is much about the words. */
+function remarkOf(words, features) {
   if (!words) return "The most frequent ones:";
-  return cosine !== null && cosine < HARDLY ? `No feature is about “${words}”; the nearest:` : "";
+  return features.every(({cosine}) => cosine !== null && cosine < HARDLY) ? `No feature is about “${words}”; the nearest:` : "";
 }
 
 export class Finder {
