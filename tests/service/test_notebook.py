@@ -15,9 +15,10 @@ import sparsight
 from sparsight.errors import InvalidArgumentError, UnknownFeatureError
 from sparsight.retrieval import Database
 from sparsight.service.client import Client
-from sparsight.service.notebook import Explorer, QueryOptions, View
+from sparsight.service.notebook import Explorer, QueryOptions
 from sparsight.service.server import ServerThread
 from sparsight.service.tables import Table, arrow_of
+from sparsight.service.views import View
 from sparsight.types import BM25Field, DenseField, Document, Edit, Feature, FeatureFamily, Query, Retriever
 
 TOPICS = ("galaxy", "neuron", "lattice", "market", "protein")
