@@ -1,6 +1,6 @@
 """Names for features without a language model: what they tell of texts that nobody has seen.
 
-Dictionaries are the shipped one, of which a text's eight strongest features count, and two that are trained on the
+Dictionaries are the collection's, of which a text's eight strongest features count, and two that are trained on the
 abstracts with eight active features, all of which count.
 """
 
@@ -15,7 +15,7 @@ from scipy.sparse import csr_matrix
 
 from benches.quality.measure import say
 from benches.quality.results import Row
-from benches.steering.papers import JUDGE, MODEL, Papers
+from benches.steering.papers import ENCODER, JUDGE, Papers
 from sparsight.encoders.dense import DenseEncoder
 from sparsight.encoders.loading import load_encoder
 from sparsight.encoders.sae.config import SAEConfig
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ARXIV", "LARGE", "SHIPPED", "section"]
 
-SHIPPED, ARXIV, LARGE = "shipped, 32 active", "abstracts alone, 8 active", "abstracts alone, 16,384 features, 8 active"
+SHIPPED, OTHERS = "shipped, 32 active", "other abstracts, 32 active"
+ARXIV, LARGE = "abstracts alone, 8 active", "abstracts alone, 16,384 features, 8 active"
 _TRAINED = {ARXIV: (4_096, 20), LARGE: (16_384, 6)}  # features, epochs: as long as two cores are willing
 _COUNTED = (2, 4, 8, 16, 32)
 _JUDGED = 8_000  # texts that both judges see
@@ -44,7 +45,7 @@ def section(papers: Papers, collection: Collection) -> list[Row]:
     "names counted": detection by the shipped names where only so many features of a text count, and by which judge."""
     model = collection._generation().derived["sae"]
     assert isinstance(model, SAEModel)
-    embedder, judge, slow = load_encoder(MODEL), load_encoder(f"{JUDGE}#table"), load_encoder(JUDGE)
+    embedder, judge, slow = load_encoder(papers.encoder), load_encoder(f"{JUDGE}#table"), load_encoder(JUDGE)
     assert isinstance(embedder, DenseEncoder) and isinstance(judge, SparseEncoder) and isinstance(slow, SparseEncoder)
     texts = [papers.text(row) for row in range(len(papers.papers))]
     rows: list[Row] = []
@@ -53,7 +54,7 @@ def section(papers: Papers, collection: Collection) -> list[Row]:
         codes = sae.document_codes(papers.x)
         started = time.monotonic()
         names = name_latents(sae, papers.x, texts, embedder=embedder, judge=judge, codes=codes, vectors=papers.vectors,
-                             strongest=STRONGEST if dictionary == SHIPPED else 0,
+                             strongest=STRONGEST if dictionary in (SHIPPED, OTHERS) else 0,
                              progress=lambda share, what: say(f"names: {what}"))
         rows += _rows(dictionary, names, codes, round(time.monotonic() - started, 1))
         if dictionary == SHIPPED:
@@ -61,8 +62,8 @@ def section(papers: Papers, collection: Collection) -> list[Row]:
     return rows
 
 
-def _dictionaries(papers: Papers, shipped: SAE) -> dict[str, Callable[[], SAE]]:
-    made: dict[str, Callable[[], SAE]] = {SHIPPED: lambda: shipped}
+def _dictionaries(papers: Papers, own: SAE) -> dict[str, Callable[[], SAE]]:
+    made: dict[str, Callable[[], SAE]] = {SHIPPED if papers.encoder == ENCODER else OTHERS: lambda: own}
     for name, (latents, epochs) in _TRAINED.items():
         made[name] = lambda latents=latents, epochs=epochs: papers.kept_sae(  # type: ignore[misc]
             f"sae-{latents}-8", lambda: _trained(papers, latents, epochs))

@@ -7,9 +7,10 @@ folder: embeddings (67 MB) and the collection.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,7 @@ from sparsight.types import DenseField, Document, SAEField
 if TYPE_CHECKING:
     from sparsight.retrieval import Collection, Database
 
-__all__ = ["JUDGE", "MODEL", "Papers"]
+__all__ = ["ENCODER", "JUDGE", "Papers"]
 
 F32 = NDArray[np.float32]
 I64 = NDArray[np.int64]
@@ -39,8 +40,7 @@ _QUERIES = 1_500  # titles
 _PART = 5_000
 _LEAST = 500  # abstracts of a category
 _TWICE = {"math.MP", "math.IT", "stat.TH", "cs.SY"}  # other names of math-ph, cs.IT, math.ST, eess.SY
-MODEL, JUDGE = "all-MiniLM-L6-v2", "sparsight-small"
-_DICTIONARY = "sparsight-minilm-sae"
+ENCODER, JUDGE = "all-MiniLM-L6-v2", "sparsight-small"
 _TERMS, _TOKENS = 96, 192  # weights that are kept of a text, word pieces that are read
 
 
@@ -65,39 +65,48 @@ class Papers:
         Where embeddings and the collection are kept.
     device : str
         Of the encoder; on a CPU the embeddings take an hour.
+    encoder : str
+        Name or folder of the dense encoder.
     """
 
-    def __init__(self, data: Path, work: Path, device: str = "cpu") -> None:
-        self._data, self._work, self._device = data, work, device
+    def __init__(self, data: Path, work: Path, device: str = "cpu", encoder: str = ENCODER) -> None:
+        self._data, self._work, self.device, self.encoder = data, work, device, encoder
         order = np.random.default_rng(0).permutation(_DRAWN)
         self.aside, self.indexed = np.sort(order[:_ASIDE]), np.sort(order[_ASIDE:])
 
     @cached_property
     def papers(self) -> list[Paper]:
         """All that are taken, by their place in the corpora."""
-        wanted = set(np.random.default_rng(0).permutation(_POOL)[:_DRAWN].tolist())
-        found, at = [], 0
-        for name in ARXIV:
-            for document in BeirFolder(self._data / name).documents():
-                if at in wanted:
-                    categories = str(document.metadata.get("cat", "")).replace(" ", "").split(",")
-                    found.append(Paper(document.id, document.title, document.text, frozenset(categories)))
-                at += 1
-        return found
+        return [Paper(document.id, document.title, document.text,
+                      frozenset(str(document.metadata.get("cat", "")).replace(" ", "").split(",")))
+                for document, taken in self._pool() if taken]
+
+    def _pool(self) -> Iterator[tuple[Document, bool]]:
+        """The corpora's first abstracts, and whether each is taken."""
+        taken = np.zeros(_POOL, bool)
+        taken[np.random.default_rng(0).permutation(_POOL)[:_DRAWN]] = True
+        documents = chain.from_iterable(BeirFolder(self._data / name).documents() for name in ARXIV)
+        return zip(documents, taken.tolist(), strict=False)  # the corpora are longer
 
     @cached_property
     def x(self) -> F32:
         """Embeddings (B, D) of the abstracts without their titles, rounded to float16."""
         path = self._work / "embeddings.npy"
         if not path.is_file():
-            say(f"embedding {_DRAWN:,} abstracts ...")
-            encoder = load_encoder(MODEL, device=self._device)
-            parts = []
-            for start in range(0, _DRAWN, _PART):
-                parts.append(np.asarray(encoder.encode([p.text for p in self.papers[start:start + _PART]])))
-                say(f"{start + len(parts[-1]):,} of {_DRAWN:,}")
-            np.save(path, np.concatenate(parts).astype(np.float16))
+            np.save(path, self._embedded([paper.text for paper in self.papers]))
         return np.load(path).astype(np.float32)
+
+    def others(self) -> F32:
+        """Embeddings, likewise, of the 274,560 abstracts that are not taken: to train on. They are not kept."""
+        return self._embedded([document.text for document, taken in self._pool() if not taken]).astype(np.float32)
+
+    def _embedded(self, texts: list[str]) -> NDArray[np.float16]:
+        say(f"embedding {len(texts):,} abstracts ...")
+        encoder, parts = load_encoder(self.encoder, device=self.device), []
+        for start in range(0, len(texts), _PART):
+            parts.append(np.asarray(encoder.encode(texts[start:start + _PART])).astype(np.float16))
+            say(f"{start + len(parts[-1]):,} of {len(texts):,}")
+        return np.concatenate(parts)
 
     def text(self, row: int) -> str:
         """Title and abstract."""
@@ -109,7 +118,7 @@ class Papers:
         path = self._work / "vectors.npz"
         if not path.is_file():
             say(f"weighing {_DRAWN:,} abstracts ...")
-            encoder = load_encoder(JUDGE, device=self._device)
+            encoder = load_encoder(JUDGE, device=self.device)
             parts = []
             for start in range(0, _DRAWN, _PART):
                 texts = [self.text(row) for row in range(start, min(start + _PART, _DRAWN))]
@@ -129,12 +138,12 @@ class Papers:
 
     def encode(self, texts: list[str]) -> F32:
         """Embeddings of queries."""
-        return np.asarray(load_encoder(MODEL, device=self._device).encode(texts, mode="query"))
+        return np.asarray(load_encoder(self.encoder, device=self.device).encode(texts, mode="query"))
 
     def judged(self, name: str) -> JudgedVectors:
         """Vectors of a judged set in the folder of the corpora, kept part by part in the working folder."""
         texts = read_judged(self._data / name)
-        return embed_judged(texts, named_dense_encoder(MODEL, device=self._device), self._work / "judged",
+        return embed_judged(texts, named_dense_encoder(self.encoder, device=self.device), self._work / "judged",
                             progress=lambda what, done, total: say(f"{what}: {done:,} of {total:,}"))
 
     @cached_property
@@ -156,15 +165,15 @@ class Papers:
         """Number of an abstract by id."""
         return {paper.id: row for row, paper in enumerate(self.papers)}
 
-    def collection(self, database: Database) -> Collection:
-        """The collection, filled if it is new."""
+    def collection(self, database: Database, dictionary: str) -> Collection:
+        """The collection, filled if it is new; ``dictionary`` is the name or the folder of its autoencoder."""
         with_name = {info.name: info.documents for info in database.list_collections()}
         if with_name.get("papers") == len(self.indexed):
             return database["papers"]
         if "papers" in with_name:
             database.drop_collection("papers")
         made = database.create_collection("papers", [DenseField("dense", dimension=self.x.shape[1]),
-                                                     SAEField(model=_DICTIONARY)])
+                                                     SAEField(model=dictionary)])
         for start in range(0, len(self.indexed), _PART):
             say(f"indexing from {start:,} of {len(self.indexed):,} ...")
             made.upsert([Document(self.papers[row].id, title=self.papers[row].title, vectors={"dense": self.x[row]})
@@ -174,10 +183,14 @@ class Papers:
 
     def kept_sae(self, name: str, make: Callable[[], SAE]) -> SAE:
         """A dictionary that is kept in the working folder under that name; made if it is not there."""
-        folder = self._work / name
+        folder = self.folder(name)
         if not (folder / "sae.json").is_file():
             make().save(folder)
         return SAE.load(folder)
+
+    def folder(self, name: str) -> Path:
+        """Where a dictionary is kept."""
+        return self._work / name
 
     def open(self) -> Database:
         """The database in the working folder."""

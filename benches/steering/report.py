@@ -11,38 +11,55 @@ from benches.quality.results import Row
 from benches.steering.neutral import lost_at
 from benches.steering.shift import means
 
-__all__ = ["write_page"]
+__all__ = ["put_beside", "write_page"]
 
 _COLOURS = {"features": "C0", "features from examples alone": "C4", "mean difference": "C1",
             "mean difference and label": "C8", "label behind the query": "C2", "noise": "C7", "oracle": "black"}
 
 
+def put_beside(rows: dict[str, list[Row]], others: dict[str, list[Row]], encoder: str) -> None:
+    """Give the rows "targets" and "systems" what another encoder has where the same was asked: ``beside``."""
+    for kind, asked in {"targets": "what", "systems": "asks"}.items():
+        found = {row[asked]: row for row in others.get(kind, ())}
+        for row in rows.get(kind, ()):
+            if row[asked] in found:
+                row.setdefault("beside", {})[encoder] = {key: found[row[asked]][key] for key in ("measured", "met")}
+
+
 def write_page(results: dict[str, Any], path: Path) -> None:
     """Write the Markdown page, and two pictures beside it, of what ``results`` has."""
     rows = results["rows"]
-    write_text(path.with_suffix(".md"), _page(rows))
+    write_text(path.with_suffix(".md"), _page(rows, path.stem))
     if rows.get("targets"):
-        plot_targets(rows["targets"], path.with_name("steering_targets.svg"), most=4)
+        plot_targets(rows["targets"], path.with_name(f"{path.stem}_targets.svg"), most=4)
     if rows.get("towards"):
         _curves(rows["towards"], path.with_suffix(".svg"))
 
 
-def _page(rows: dict[str, list[Row]]) -> str:
+def _page(rows: dict[str, list[Row]], name: str) -> str:
     made = "Made by `python -m benches.steering`; what is measured and how: `benches/README.md`."
-    lines = ["# Steering", "", made, "", "## What was asked", "", "![Measured over asked](steering_targets.svg)", "",
-             "| what | asked | measured |  | remark |", "| --- | --- | --- | --- | --- |"]
-    lines += [f"| {t['what']} | {t['bound']} {t['asked']:g} | {t['measured']:g} {t['unit']} | "
-              f"{'met' if t['met'] else '**missed**'} | {t['note']} |" for t in rows.get("targets", [])]
+    encoder = name.partition("-")[2]
+    if encoder:
+        made += " The shipped encoder and dictionary: [steering.md](steering.md)."
+    several = list(dict.fromkeys(other for row in rows.get("targets", ()) for other in row.get("beside", ())))
+    if several:
+        made += " Whole reports of other encoders: " + ", ".join(f"[{of}]({name}-{of}.md)" for of in several) + "."
+    lines = [f"# Steering{' with ' + encoder if encoder else ''}", "", made, "", "## What was asked", "",
+             f"![Measured over asked]({name}_targets.svg)", "",
+             f"| what | asked | measured |  |{''.join(f' {of} |  |' for of in several)} remark |",
+             f"| --- | --- | --- | --- |{' --- | --- |' * len(several)} --- |"]
+    lines += [f"| {t['what']} | {t['bound']} {t['asked']:g} | {t['measured']:g} {t['unit']} | {_verdict(t['met'])} |"
+              f"{_beside(t, several)} {t['note']} |" for t in rows.get("targets", [])]
     if rows.get("systems"):
         met = sum(row["met"] for row in rows["systems"])
         told = f"{met} of {len(rows['systems'])} are met."
         lines += ["", "## Criteria of published systems", "", told, "",
-                  "|  | system | criterion | asked | measured |  | remark |",
-                  "| --- | --- | --- | --- | --- | --- | --- |"]
+                  f"|  | system | criterion | asked | measured |  |{''.join(f' {of} |  |' for of in several)} remark |",
+                  f"| --- | --- | --- | --- | --- | --- |{' --- | --- |' * len(several)} --- |"]
         lines += [f"| {r['system']} | {r['name']} | {r['asks']} | {r['bound']} {r['asked']:g} | {r['measured']:.4g} "
-                  f"{r['unit']} | {'met' if r['met'] else '**missed**'} | {r['note']} |" for r in rows["systems"]]
+                  f"{r['unit']} | {_verdict(r['met'])} |{_beside(r, several)} {r['note']} |" for r in rows["systems"]]
     if rows.get("towards"):
-        lines += ["", "## Towards a category", "", "![Gain against overlap](steering.svg)", "",
+        lines += ["", "## Towards a category", "", f"![Gain against overlap]({name}.svg)", "",
                   "| way | step | precision@10 before | after | gain | overlap (RBO) |",
                   "| --- | ---: | ---: | ---: | ---: | ---: |"]
         lines += [f"| {r['way']} | {r['step']:g} | {r['before']:.3f} | {r['after']:.3f} | {r['gain']:+.3f} | "
@@ -86,6 +103,17 @@ def _page(rows: dict[str, list[Row]]) -> str:
     lines += [f"* {r['section']} ({r['seconds']:.0f} s): `{r['command']}`; {r['machine']}; commit {r['commit']}, "
               f"{r['date']}." for r in rows.get("sections", [])]
     return "\n".join(lines) + "\n"
+
+
+def _verdict(met: bool) -> str:
+    return "met" if met else "**missed**"
+
+
+def _beside(row: Row, encoders: list[str]) -> str:
+    """Cells of what other encoders have, empty where that was not measured."""
+    found = row.get("beside", {})
+    return "".join(f" {found[of]['measured']:.4g} | {_verdict(found[of]['met'])} |" if of in found else "  |  |"
+                   for of in encoders)
 
 
 def _names(rows: dict[str, list[Row]]) -> list[str]:

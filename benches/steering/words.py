@@ -9,7 +9,7 @@ import numpy as np
 
 from benches.quality.measure import say
 from benches.quality.results import Row
-from benches.steering.papers import MODEL, Papers
+from benches.steering.papers import Papers
 from sparsight.encoders.dense import DenseEncoder
 from sparsight.encoders.loading import load_encoder
 from sparsight.encoders.sae.attribution import attribute, deletion_effect
@@ -27,7 +27,7 @@ _COUNTS = (1, 3, 5, 0.2)
 def section(papers: Papers, collection: Collection) -> list[Row]:
     """Rows "words", one for each way: share of a latent's product with the text that goes, mean over pairs."""
     model = collection._generation().derived["sae"]
-    embedder = load_encoder(MODEL)
+    embedder = load_encoder(papers.encoder)
     assert isinstance(model, SAEModel) and isinstance(embedder, DenseEncoder)
     drawn = np.random.default_rng(41)
     some = np.sort(drawn.choice(papers.indexed, _TEXTS, replace=False))

@@ -9,7 +9,7 @@ import pytest
 
 from benches.steering.lists import precision, rbo
 from benches.steering.names import ARXIV, LARGE, SHIPPED
-from benches.steering.report import write_page
+from benches.steering.report import put_beside, write_page
 from benches.steering.systems import system_rows
 from benches.steering.targets import target_rows
 from benches.steering.towards import NAMES, at_overlap
@@ -58,6 +58,32 @@ def test_targets_and_page(tmp_path: Path) -> None:
     page = (tmp_path / "steering.md").read_text()
     assert page.count("| met |") == 4 and page.count("**missed**") == 2 and "| oracle | 0.1 | 0.100 |" in page
     assert (tmp_path / "steering.svg").stat().st_size > 1000 < (tmp_path / "steering_targets.svg").stat().st_size
+
+
+def test_another_encoder_stands_beside(tmp_path: Path) -> None:
+    def row(what: str, measured: float) -> dict[str, object]:
+        return {"what": what, "bound": "at least", "asked": 0.8, "measured": measured, "unit": "", "note": "",
+                "met": measured >= 0.8, "times": measured / 0.8}
+
+    def system(measured: float) -> dict[str, object]:
+        return {"system": 23, "name": "Known", "asks": "AUROC", "bound": "at least", "asked": 0.85, "unit": "",
+                "measured": measured, "met": measured >= 0.85, "note": ""}
+
+    rows = {"targets": [row("examples", 0.78), row("cost", 0.9)], "systems": [system(0.84)]}
+    others = {"targets": [row("examples", 0.83), row("something else", 1.0)], "systems": [system(0.9)]}
+    put_beside(rows, others, "large")
+    assert rows["targets"][0]["beside"] == {"large": {"measured": 0.83, "met": True}}
+    assert "beside" not in rows["targets"][1]
+    write_page({"rows": rows}, tmp_path / "steering.json")
+    page = (tmp_path / "steering.md").read_text().splitlines()
+    assert "[large](steering-large.md)" in page[2]
+    assert "| examples | at least 0.8 | 0.78  | **missed** | 0.83 | met |  |" in page
+    assert "| cost | at least 0.8 | 0.9  | met |  |  |  |" in page
+    assert "| 23 | Known | AUROC | at least 0.85 | 0.84  | **missed** | 0.9 | met |  |" in page
+    write_page({"rows": others}, tmp_path / "steering-large.json")
+    assert (tmp_path / "steering-large.md").read_text().startswith("# Steering with large\n")
+    assert "](steering-large_targets.svg)" in (tmp_path / "steering-large.md").read_text()
+    assert (tmp_path / "steering-large_targets.svg").is_file()
 
 
 def test_criteria_of_systems() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
+from benches.sae.recipes import STABLE, Recipe
 from benches.steering import control
 from benches.steering.classifiers import corrected_difference, erasure, fit, groups_right, to_ablate
 from benches.steering.control import year_of
@@ -22,12 +24,16 @@ from benches.steering.dictionaries import (
 )
 from benches.steering.known import COSINES, answerable, coverage, joined, nearest, picked, shares, support
 from benches.steering.neutral import CATEGORY, drawn_unrelated, lost_at, moved_along, ndcg_after
-from benches.steering.papers import Paper
+from benches.steering.papers import Paper, Papers
 from benches.steering.report import write_page
 from benches.steering.shift import ABLATED, ORACLE, OURS, cells_of, means, triples
 from benches.steering.systems import system_rows
 from benches.steering.targets import target_rows
+from benches.steering.trained import dictionary_of
+from sparsight.encoders.resolver import resolve
 from sparsight.encoders.sae.auroc import auroc
+from sparsight.encoders.sae.config import SAEConfig
+from sparsight.encoders.sae.model import SAE
 from sparsight.retrieval.judged_vectors import JudgedVectors
 
 
@@ -252,3 +258,31 @@ def test_criteria_of_the_sections(tmp_path: Path) -> None:
     write_page({"rows": {"systems": systems, **rows}}, tmp_path / "steering.json")
     page = (tmp_path / "steering.md").read_text()
     assert "0 of 3 are met." in page and f"| {OURS} | 0.720 |" in page and "| supervised | 0.800 (0.900) |" in page
+
+
+def test_another_encoder_gets_a_dictionary_from_texts_that_are_not_taken(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    topics = ("galaxies and their redshift", "recurrent networks for text", "groups and their representations")
+    for name, start, count in (("arxiv_cs", 0, 150), ("arxiv_sci", 150, 150)):
+        (tmp_path / name).mkdir()
+        lines = [json.dumps({"_id": str(at), "title": f"On {topics[at % 3]}", "metadata": {"cat": "cs.LG"},
+                             "text": f"We study {topics[at % 3]}, {at}."}) for at in range(start, start + count)]
+        (tmp_path / name / "corpus.jsonl").write_text("\n".join(lines))
+    for name, value in {"_POOL": 240, "_DRAWN": 160, "_ASIDE": 40}.items():
+        monkeypatch.setattr(f"benches.steering.papers.{name}", value)
+    recipe = Recipe(SAEConfig(n_latents=8, k=2, epochs=3, batch=32, held_out=0.0), "pursuit", pool=4)
+    monkeypatch.setattr("benches.steering.trained.RECIPES", {STABLE: recipe})
+    papers = Papers(tmp_path, tmp_path / "work", encoder=str(resolve("all-MiniLM-L6-v2")))
+    (tmp_path / "work").mkdir()
+    taken = {paper.id for paper in papers.papers}
+    assert len(taken) == 160 and papers.others().shape == (80, 384)
+    folder = dictionary_of(papers)
+    sae = SAE.load(Path(folder))
+    assert sae.pool == 4 and len(sae.labels) == 8 and any(sae.labels)
+    with papers.open() as database:
+        collection = papers.collection(database, folder)
+        assert [info.documents for info in database.list_collections()] == [120]
+        assert any(feature.label for feature in collection.features().features)
+    written = (Path(folder) / "sae.safetensors").stat().st_mtime_ns
+    assert dictionary_of(papers) == folder and (Path(folder) / "sae.safetensors").stat().st_mtime_ns == written
+    assert dictionary_of(Papers(tmp_path, tmp_path / "work")) == "sparsight-minilm-sae"
