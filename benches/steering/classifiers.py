@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from sparsight.encoders.sae.probes import logistic_regression
 
-__all__ = ["corrected_difference", "erasure", "fit", "groups_right", "to_ablate"]
+__all__ = ["against_spread", "corrected_difference", "erasure", "fit", "groups_right", "to_ablate"]
 
 F32, F64, I64, Mask = NDArray[np.float32], NDArray[np.float64], NDArray[np.int64], NDArray[np.bool_]
+_SHRINK = 8.0
 _OVER = 0.5  # a feature goes that tells the attribute this much as well as the label
 
 
@@ -58,6 +59,18 @@ def corrected_difference(x: F32, label: Mask, examples: F32, of_label: Mask, of_
     whole, own, other = (of[has].mean(0, dtype=np.float64) - of[~has].mean(0, dtype=np.float64)
                          for of, has in ((x, label), (examples, of_label), (examples, of_attribute)))
     found: F64 = (whole + own - other) / 2
+    return found
+
+
+def against_spread(way: F64, background: F32) -> F64:
+    """A direction (D,) in which ways that all embeddings (B, D) spread along count less.
+
+    A linear discriminant with a covariance that is drawn to 8 times its mean eigenvalue (Friedman 1989, "Regularized
+    Discriminant Analysis"); 8 was chosen with the rest of :mod:`benches.steering.shift`.
+    """
+    covariance = np.cov(background.T.astype(np.float64))
+    usual = np.trace(covariance) / len(way)
+    found: F64 = np.linalg.solve(covariance / usual + _SHRINK * np.eye(len(way)), way)
     return found
 
 

@@ -2,11 +2,13 @@
 
 Marks et al. 2024, "Sparse Feature Circuits", take biographies in which profession and gender are perfectly correlated,
 train a classifier, and ablate those of the features it uses that a person calls irrelevant. Here a label is one of two
-categories, the unwanted attribute a third one that either may have, and 10 + 10 examples stand for the person.
-"picked": of the features that push the classifier from the attribute to the label, those are ablated that tell the
-examples' attribute at least half as much as their label. "weighed by what the label alone changes": no feature is
-all one's or the other's, so each has the weight that its direction has in the difference between labels, corrected by
-the examples. These rules and all else were chosen on the categories between those measured.
+categories, the unwanted attribute a third one that either may have, and 10 + 10 examples and the labels' names stand
+for the person. "picked": of the features that push the classifier from the attribute to the label, those are ablated
+that tell the examples' attribute at least half as much as their label. "weighed by what the label alone changes": no
+feature is all one's or the other's, so each has the weight that its direction has in the difference between labels,
+corrected by the examples. "and the names": the difference between the abstracts nearest to the labels' names is added,
+and ways in which all abstracts spread count less. These rules and all else were chosen on the categories between those
+measured, where the worst group has 0.949 of the balanced set's accuracy without names and 0.984 with them.
 """
 
 from __future__ import annotations
@@ -22,8 +24,9 @@ from numpy.typing import NDArray
 
 from benches.quality.measure import say
 from benches.quality.results import Row
-from benches.steering.classifiers import corrected_difference, erasure, fit, groups_right, to_ablate
+from benches.steering.classifiers import against_spread, corrected_difference, erasure, fit, groups_right, to_ablate
 from benches.steering.papers import Papers
+from benches.steering.towards import NAMES
 from sparsight.encoders.sae.examples import direction_of, latents_towards
 from sparsight.encoders.sae.model import SAE
 from sparsight.retrieval.models import SAEModel
@@ -31,11 +34,13 @@ from sparsight.retrieval.models import SAEModel
 if TYPE_CHECKING:
     from sparsight.retrieval import Collection
 
-__all__ = ["ABLATED", "ORACLE", "OURS", "Cell", "cells_of", "means", "section", "triples"]
+__all__ = ["ABLATED", "ORACLE", "OURS", "UNNAMED", "Cell", "cells_of", "means", "section", "triples"]
 
 F32, F64, I64, Mask = NDArray[np.float32], NDArray[np.float64], NDArray[np.int64], NDArray[np.bool_]
 ORACLE = "codes, balanced training set"
-OURS, ABLATED = "codes, weighed by what the label alone changes", "codes, picked ablated, retrained"
+UNNAMED, ABLATED = "codes, weighed by what the label alone changes", "codes, picked ablated, retrained"
+OURS = "codes, weighed by what the label alone changes and the names"
+_NEAREST, _OF_NAMES = 20, 0.45  # abstracts near a name, and their difference's length over that of the examples' part
 _TRIPLES, _DRAWS, _EXAMPLES = 10, 4, 5  # examples of each of the four groups
 _LEAST, _MOST = 105, 300  # abstracts of the smallest group
 _FOUND = 128  # features by `find_features`
@@ -62,13 +67,15 @@ def section(papers: Papers, collection: Collection) -> list[Row]:
     scale = np.where(sae.scale > 0, sae.scale, 1.0)
     background = papers.x[papers.aside]
     for a, b, c in triples(papers.x, members, _TRIPLES):
+        named = papers.encode([NAMES[names[a]], NAMES[names[b]]])
         found: dict[str, list[tuple[float, ...]]] = {}
         for draw in range(_DRAWS):
             label, attribute = members[:, a], members[:, c] ^ bool(draw % 2)
             drawn = np.random.default_rng([8, a, b, c, draw])
             cell = cells_of(label, attribute, members[:, a] ^ members[:, b], drawn)
             for way, figures in _ways(papers.x, lambda of: sae.document_codes(papers.x[of]).toarray() / scale,
-                                      label, attribute, cell, sae, background, drawn).items():
+                                      label, attribute, cell, sae, background,
+                                      difference_near(papers.x, papers.indexed, named, cell), drawn).items():
                 found.setdefault(way, []).append(figures)
         for way, several in found.items():
             worst, average, readout, ablated = np.mean(several, axis=0).tolist()
@@ -126,8 +133,20 @@ def cells_of(label: Mask, attribute: Mask, usable: Mask, drawn: np.random.Genera
                 test=np.concatenate([group[first:last] for group in groups]))
 
 
+def difference_near(x: F32, rows: I64, named: F32, cell: Cell) -> F64:
+    """Mean of the 20 rows nearest to the first of two names, (2, D), less that of the second, (D,), of length 1.
+
+    Rows of the experiment are left out.
+    """
+    used = np.concatenate([cell.examples, cell.biased, cell.balanced, cell.test])
+    others = x[np.setdiff1d(rows, used)]
+    first, second = (others[np.argpartition(-(others @ name), _NEAREST)[:_NEAREST]].mean(0, dtype=np.float64)
+                     for name in named)
+    return (first - second) / max(float(np.linalg.norm(first - second)), 1e-12)
+
+
 def _ways(x: F32, codes: Callable[[I64], F64], label: Mask, attribute: Mask, cell: Cell, sae: SAE, background: F32,
-          drawn: np.random.Generator) -> dict[str, tuple[float, ...]]:
+          of_names: F64, drawn: np.random.Generator) -> dict[str, tuple[float, ...]]:
     """Accuracy of the worst group and on average, share of answers that are the attribute, features ablated."""
     y, has, biased, test = label[cell.test], attribute[cell.test], codes(cell.biased), codes(cell.test)
     found: dict[str, tuple[float, ...]] = {}
@@ -142,10 +161,12 @@ def _ways(x: F32, codes: Callable[[I64], F64], label: Mask, attribute: Mask, cel
     ours = to_ablate(sae.W_dec, weights[:-1] * biased.mean(0), x[cell.examples], label[cell.examples],
                      attribute[cell.examples])
     side = label[cell.biased]
-    changes = sae.W_dec @ corrected_difference(x[cell.biased], side, x[cell.examples], label[cell.examples],
-                                               attribute[cell.examples])
+    corrected = corrected_difference(x[cell.biased], side, x[cell.examples], label[cell.examples],
+                                     attribute[cell.examples])
+    both = corrected + _OF_NAMES * np.linalg.norm(corrected) * of_names
     between = (biased[side].mean(0) + biased[~side].mean(0)) / 2
-    found[OURS] = (*groups_right((test - between) @ changes > 0, y, has), 0)
+    for way, changes in {UNNAMED: corrected, OURS: against_spread(both, background)}.items():
+        found[way] = (*groups_right((test - between) @ (sae.W_dec @ changes) > 0, y, has), 0)
     shown = [x[cell.examples[attribute[cell.examples] == wanted]] for wanted in (True, False)]
     live = np.flatnonzero(biased.any(0))
     several = {"picked": ours, "find_features": latents_towards(sae, direction_of(sae, *shown), _FOUND)[0],

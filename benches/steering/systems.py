@@ -93,7 +93,8 @@ def system_rows(rows: Mapping[str, Sequence[Row]]) -> list[Row]:
 def _shift(rows: Sequence[Row]) -> Row:
     found = shift.means(rows)
     ours, oracle = found[shift.OURS], found[shift.ORACLE]
-    others = {"as trained": "codes, as trained", "ablated": "codes, picked ablated",
+    others = {"without the labels' names": shift.UNNAMED, "as trained": "codes, as trained",
+              "ablated": "codes, picked ablated",
               "ablated and retrained": shift.ABLATED,
               "random features": "codes, random ablated, retrained",
               "attribute erased from embeddings": "embeddings, attribute erased (LEACE), retrained",
@@ -101,7 +102,7 @@ def _shift(rows: Sequence[Row]) -> Row:
     return asked(20, "SHIFT", "classifier: worst group over that of a balanced training set",
                  100 * ours["worst"] / oracle["worst"], "at least", 95.0, unit="%",
                  note=f"{ours['worst']:.3f} of {oracle['worst']:.3f}, features weighed by what the label alone "
-                      f"changes, attribute read out {ours['readout']:.3f}; "
+                      f"changes and the labels' names, attribute read out {ours['readout']:.3f}; "
                       f"{found[shift.ABLATED]['ablated']:.0f} features would be ablated; "
                       + ", ".join(f"{name} {found[way]['worst']:.3f}" for name, way in others.items()))
 
