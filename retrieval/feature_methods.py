@@ -37,6 +37,7 @@ class FeatureMethods:
     """Find features, compare by them, name them, and keep edits of them under a name."""
 
     _store: CollectionStore
+    _threads: int
 
     def __init__(self) -> None:
         self._clusters, self._families, self._maps = ClusterCache(), FamilyCache(), MapCache()
@@ -113,7 +114,7 @@ class FeatureMethods:
         if not len(wanted) and described is None:
             raise InvalidArgumentError("expected at least one positive example, or words; got neither",
                                        field="positives")
-        return feature_search.from_examples(generation, wanted, unwanted, field, count, described)
+        return feature_search.from_examples(generation, wanted, unwanted, field, count, described, self._threads)
 
     def related_features(self, index: int, *, field: str = "", count: int = 10) -> RelatedFeatures:
         """Features that look most the way of one, and most the other way; at most 256 of each."""

@@ -13,6 +13,7 @@ from sparsight.errors import InvalidArgumentError
 from sparsight.index.generation import Generation
 from sparsight.index.schema import FieldSchema
 from sparsight.retrieval.models import SAEModel, dense_encoder
+from sparsight.retrieval.neighbours import passages_along
 from sparsight.retrieval.renaming import history_of, label_of, labels_of
 from sparsight.retrieval.steering import check_feature, sae_of
 from sparsight.types import (
@@ -82,18 +83,23 @@ def describe(generation: Generation, index: int, field: str) -> Feature:
 
 
 def from_examples(generation: Generation, positives: F32, negatives: F32, field: str, count: int,
-                  words: F32 | None = None) -> tuple[FeatureWeight, ...]:
+                  words: F32 | None = None, threads: int = 1) -> tuple[FeatureWeight, ...]:
     """Features that tell embeddings (P, D) from others (M, D), the most telling first.
 
     By :mod:`sparsight.encoders.sae.examples`, where ``words`` (D,) describes the positives. Negatives may be none, and
-    positives where there are words.
+    positives where there are words. The passages that lie furthest that way count as more positives.
     """
-    from sparsight.encoders.sae.examples import direction_of, latents_towards
+    from sparsight.encoders.sae.examples import direction_of, direction_with, latents_towards
 
     schema, model = sae_of(generation, field)
+    assert isinstance(schema.spec, SAEField)
     sae = model.sae
-    latents, weights = latents_towards(sae, direction_of(sae, positives, negatives, words),
-                                       check_count(count))
+    way = direction_of(sae, positives, negatives, words)
+    near = passages_along(generation, schema.spec.source, way, np.concatenate([positives, negatives]),
+                          threads)
+    if len(near):
+        way = direction_with(sae, near, positives, negatives)
+    latents, weights = latents_towards(sae, way, check_count(count))
     share = np.bincount(sae.document_codes(positives).indices, minlength=sae.n_latents) / max(len(positives), 1)
     strengths = weights / sae.scale[latents]
     return tuple(FeatureWeight(feature_of(generation, model, schema.name, f), float(strength), float(share[f]))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.optimize import nnls
 
-from sparsight.encoders.sae.examples import direction_of, latents_towards
+from sparsight.encoders.sae.examples import direction_of, direction_with, latents_towards
 from sparsight.encoders.sae.model import SAE
 from sparsight.errors import ShapeError
 
@@ -51,6 +51,19 @@ def test_words_count_as_much_as_all_examples(sae: SAE) -> None:
     assert both == pytest.approx((direction_of(sae, positives) + alone) / np.sqrt(2), abs=0.02)
 
 
+def test_neighbours_count_nearly_as_much_as_examples(sae: SAE) -> None:
+    none = np.zeros((0, 4), np.float32)
+    positives, near = np.array([[1, 0.1, 0.1, 0.1]] * 3, np.float32), np.array([[0.1, 0.1, 0.9, 0.1]] * 7, np.float32)
+    both = direction_with(sae, near, positives)
+    alone = [direction_of(sae, rows) for rows in (positives, near)]
+    assert both == pytest.approx((alone[0] + 0.8 * alone[1]) / np.linalg.norm(alone[0] + 0.8 * alone[1]), abs=1e-6)
+    assert direction_with(sae, none, positives) == pytest.approx(alone[0], abs=1e-6)
+    assert direction_with(sae, near, none) == pytest.approx(alone[1], abs=1e-6)
+    negatives = np.array([[0.1, 0.9, 0.1, 0.1]] * 40, np.float32)
+    assert direction_with(sae, near, none, negatives) == pytest.approx(direction_of(sae, near, negatives), abs=1e-6)
+    assert not direction_with(sae, none, none).any()
+
+
 def test_latents_of_a_step_of_length_1(sae: SAE) -> None:
     latents, weights = latents_towards(sae, np.array([0.8, 0.6, 0, 0], np.float32), 6)
     assert latents.tolist() == [4, 0]  # half way between the first two axes, and 0.2 of the first: exactly it
@@ -90,3 +103,5 @@ def test_wrong_shapes_are_named(sae: SAE) -> None:
         direction_of(sae, np.zeros((1, 4), np.float32), words=np.zeros(5, np.float32))
     with pytest.raises(ShapeError, match="direction of 4 components"):
         latents_towards(sae, np.zeros(3, np.float32), 2)
+    with pytest.raises(ShapeError, match="neighbours"):
+        direction_with(sae, np.zeros((2, 5), np.float32), np.zeros((0, 4), np.float32))
