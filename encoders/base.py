@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
-from sparsight.encoders.batching import Batch, Progress, TextTokens, check_texts, make_batches
+from sparsight.encoders.batching import BATCH_TOKENS, Batch, Progress, TextTokens, check_texts, make_batches
 from sparsight.encoders.checkpoint import load_model, load_tokenizer
 from sparsight.encoders.fingerprint import fingerprint as fingerprint_of
 from sparsight.encoders.precision import Precision, bfloat16_is_fast
@@ -24,6 +24,7 @@ __all__ = ["Mode", "TransformerEncoder"]
 
 Mode = Literal["document", "query"]
 T = TypeVar("T")
+_GPU_BATCH_TOKENS = 32_768  # word pieces in a batch, padding included, of a model that is not packed
 
 
 @cache
@@ -101,7 +102,8 @@ class TransformerEncoder:
         limit = self._check(texts, mode, max_tokens)
         shown = self._shown(texts, mode)
         done = 0
-        batches = list(make_batches(self._tokens.ids(shown, limit), self._tokens.pad_id, self.max_tokens))
+        at_once = BATCH_TOKENS if self._device == "cpu" else _GPU_BATCH_TOKENS
+        batches = list(make_batches(self._tokens.ids(shown, limit), self._tokens.pad_id, self.max_tokens, at_once))
         run = workers().map if self._device == "cpu" else map
         for batch, made in zip(batches, run(lambda batch: finish(batch, self._forward(batch)), batches), strict=True):
             yield batch, made
@@ -138,7 +140,7 @@ class TransformerEncoder:
         """Bring the model to its device and precision."""
         import torch
 
-        self._model.to(self._device, torch.bfloat16 if self.precision == "bfloat16" else torch.float32)
+        self._model.to(self._device, getattr(torch, self.precision))
 
     def _states(self, inputs: dict[str, Any]) -> torch.Tensor:
         """The token vectors that a batch's rows are made of: float32 (B, T, H), the model's last."""

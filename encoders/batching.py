@@ -22,7 +22,7 @@ from sparsight.errors import InvalidArgumentError
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-__all__ = ["Batch", "Progress", "TextTokens", "check_texts", "make_batches"]
+__all__ = ["BATCH_TOKENS", "Batch", "Progress", "TextTokens", "check_texts", "make_batches"]
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with (texts done, texts in all), from the thread that encodes."""

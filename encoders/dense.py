@@ -23,6 +23,7 @@ __all__ = ["DenseEncoder", "pool", "pool_packed"]
 
 GPU_BATCH_TOKENS = 65_536
 GPU_SLICE = 65_536  # texts that are tokenised and sorted by length together
+_HALF = frozenset({"mpnet"})  # what is not packed and was found to be as good in float16
 
 
 class DenseEncoder(TransformerEncoder):
@@ -39,6 +40,9 @@ class DenseEncoder(TransformerEncoder):
                  precision: Precision = "float32") -> None:
         super().__init__(settings, name=name, device=device, fingerprint=fingerprint, precision=precision)
         self._packed = self._on_gpu()
+        if (self._packed is None and self._asked == "auto" and self._device.startswith("cuda")
+                and settings.config.get("model_type") in _HALF):
+            self.precision = "float16"
         self._place_model()
         config: Any = self._model.config
         self.dimension = int(config.hidden_size)
@@ -119,7 +123,7 @@ class DenseEncoder(TransformerEncoder):
 
         Notes
         -----
-        On a GPU the states are float32's, where :meth:`encode` may compute in 16 bits.
+        On a GPU the states of a BERT are float32's, where :meth:`encode` may compute in 16 bits.
         """
         out = [np.zeros((0, self.dimension), np.float32)] * len(texts)
         for batch, states in self._run(texts, mode, max_tokens, None, lambda _, hidden: hidden.cpu().numpy()):

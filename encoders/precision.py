@@ -4,7 +4,7 @@
 "float32"   everything in float32: what others' float32 gives within 1e-3
 "bfloat16"  weights, layers and the head's product in bfloat16 (8 significant bits); sums in float32
 "auto"      on a CPU with AMX or AVX512-BF16, bfloat16 for SPLADE; on a GPU, float16 for BERTs (with
-            :mod:`sparsight.encoders.gpu_encoding` for SPLADE); float32 otherwise
+            :mod:`sparsight.encoders.gpu_encoding` for SPLADE) and dense MPNets; float32 otherwise
 ==========  ==========================================================================================================
 
 What is returned is float32 in any case, and the fingerprint is that of the weights: vectors of different precisions
@@ -17,6 +17,9 @@ model, word pieces         float32      bfloat16
 splade-tiny, 256           0.6436       0.6434
 all-MiniLM-L6-v2, 256      0.6451       0.6449
 =========================  ===========  =========
+
+all-mpnet-base-v2 encodes 3,650 abstracts of arXiv a second in float16 on an H200, and 940 in float32; of the ten
+nearest of 10,000 abstracts 99.94 % are the same.
 
 Dense encoders stay with float32 on a CPU under "auto": what bfloat16 does to the latents of an autoencoder over their
 vectors was not measured. In bfloat16 the last bits of a text's vector may depend on the texts it is encoded with, and

@@ -12,6 +12,8 @@ from sparsight.encoders.checkpoint import read_settings
 from sparsight.encoders.dense import DenseEncoder, pool, pool_packed
 from sparsight.errors import CheckpointError, InvalidArgumentError
 
+from .conftest import PIECES, write_tokenizer
+
 TEXTS = [
     "the cat sat on the mat",
     "a dog ran to the old house and sat",
@@ -25,6 +27,22 @@ TEXTS = [
 @pytest.fixture(scope="module")
 def encoder(dense_folder: Path) -> DenseEncoder:
     return DenseEncoder(read_settings(dense_folder))
+
+
+@pytest.fixture(scope="module")
+def mpnet_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random MPNet, which is no BERT: its positions are relative, and 1 is what fills up."""
+    import torch
+    from transformers import MPNetConfig, MPNetModel
+
+    folder = tmp_path_factory.mktemp("mpnet")
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        MPNetModel(MPNetConfig(
+            vocab_size=len(PIECES), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+            max_position_embeddings=66, initializer_range=0.5, pad_token_id=1)).eval().save_pretrained(folder)
+    write_tokenizer(folder)
+    return folder
 
 
 def oracle(folder: Path, text: str, pooling: str) -> np.ndarray:
@@ -129,3 +147,25 @@ def test_vectors_are_pooled_from_token_states(dense_folder: Path, tmp_path: Path
     assert encoder.token_states([]) == []
     with pytest.raises(InvalidArgumentError):
         encoder.token_states(TEXTS, max_tokens=2)
+
+
+def test_what_is_no_bert_gives_transformers_own_vectors(mpnet_folder: Path) -> None:
+    import torch
+    from tokenizers import Tokenizer
+    from transformers import MPNetModel
+
+    found = DenseEncoder(read_settings(mpnet_folder)).encode(TEXTS[:3])
+    model: Any = MPNetModel.from_pretrained(mpnet_folder).eval()
+    tokenizer = Tokenizer.from_file(str(mpnet_folder / "tokenizer.json"))
+    for text, vector in zip(TEXTS[:3], found, strict=True):
+        with torch.inference_mode():
+            mean = model(torch.tensor([tokenizer.encode(text).ids])).last_hidden_state[0].mean(0).numpy()
+        assert vector == pytest.approx(mean / np.linalg.norm(mean), abs=1e-5)
+
+
+@pytest.mark.gpu
+def test_an_mpnet_in_16_bits_on_a_gpu(mpnet_folder: Path) -> None:
+    exact = DenseEncoder(read_settings(mpnet_folder)).encode(TEXTS * 40)
+    half = DenseEncoder(read_settings(mpnet_folder), device="cuda", precision="auto")
+    assert half.precision == "float16"
+    assert (half.encode(TEXTS * 40) * exact).sum(1).min() > 0.999
