@@ -18,7 +18,7 @@ from grpc_health.v1 import health_pb2
 from numpy.typing import NDArray
 
 from sparsight.errors import ClosedError, SparsightError, UnavailableError
-from sparsight.service import _calls
+from sparsight.service import _calls, _calls_operations
 from sparsight.service._channel import channel_options, check_target, check_timeout
 from sparsight.service._parts import Rpc
 from sparsight.service.aclient_features import AsyncFeatureMethods
@@ -158,23 +158,23 @@ class AsyncClient:
 
     async def operation(self, name: str, *, timeout: float | None = None) -> Operation:
         """State of an operation."""
-        return await self._run(_calls.operation(name), timeout)
+        return await self._run(_calls_operations.operation(name), timeout)
 
     async def list_operations(self, *, timeout: float | None = None) -> list[Operation]:
         """All operations that the server remembers, oldest first."""
-        return await self._run(_calls.list_operations(), timeout)
+        return await self._run(_calls_operations.list_operations(), timeout)
 
     async def cancel_operation(self, name: str, *, timeout: float | None = None) -> None:
         """Ask an operation to stop; it ends soon after, with an error that says so."""
-        await self._run(_calls.cancel_operation(name), timeout)
+        await self._run(_calls_operations.cancel_operation(name), timeout)
 
     async def delete_operation(self, name: str, *, timeout: float | None = None) -> None:
         """Forget a finished operation."""
-        await self._run(_calls.delete_operation(name), timeout)
+        await self._run(_calls_operations.delete_operation(name), timeout)
 
     async def wait_operation(self, name: str, timeout: float | None = None) -> Operation:
         """Wait until an operation is done; here ``timeout`` is for the whole wait. DeadlineError when it has passed."""
-        return await self._run(_calls.wait_operation(name, timeout), None)
+        return await self._run(_calls_operations.wait_operation(name, timeout), None)
 
     # --- sending ------------------------------------------------------------------------------------------
 
@@ -318,7 +318,7 @@ class AsyncCollection(AsyncFeatureMethods):
         ``scorer`` to ``k1`` are the new field's: see :class:`sparsight.types.SAEField`.
         """
         spec = SAEField(field, source, "", scorer, max_query_terms, weighting, k1, rescore)
-        steps = _calls.train_sae(self.name, spec, n_latents, k, epochs, (seed, seeds), wait)
+        steps = _calls_operations.train_sae(self.name, spec, n_latents, k, epochs, (seed, seeds), wait)
         return await self._client._run(steps, timeout)
 
     async def name_features(self, field: str = "", *, wait: bool = True, timeout: float | None = None) -> Operation:
@@ -327,11 +327,11 @@ class AsyncCollection(AsyncFeatureMethods):
         A language model's labels are for :meth:`sparsight.retrieval.Collection.name_features` alone: a server calls
         nobody.
         """
-        return await self._client._run(_calls.name_features(self.name, field, wait), timeout)
+        return await self._client._run(_calls_operations.name_features(self.name, field, wait), timeout)
 
     async def compact(self, *, wait: bool = True, timeout: float | None = None) -> Operation:
         """Merge all segments into one without deleted documents; ``wait`` polls until it is done."""
-        return await self._client._run(_calls.compact(self.name, wait), timeout)
+        return await self._client._run(_calls_operations.compact(self.name, wait), timeout)
 
     async def flush(self, *, timeout: float | None = None) -> None:
         """Move the tail into a segment now. Durability does not need it."""

@@ -18,7 +18,7 @@ from grpc_health.v1 import health_pb2
 from numpy.typing import NDArray
 
 from sparsight.errors import ClosedError, SparsightError, UnavailableError
-from sparsight.service import _calls
+from sparsight.service import _calls, _calls_operations
 from sparsight.service._channel import channel_options, check_target, check_timeout
 from sparsight.service._parts import Rpc
 from sparsight.service.client_features import FeatureMethods
@@ -154,23 +154,23 @@ class Client:
 
     def operation(self, name: str, *, timeout: float | None = None) -> Operation:
         """State of an operation."""
-        return self._run(_calls.operation(name), timeout)
+        return self._run(_calls_operations.operation(name), timeout)
 
     def list_operations(self, *, timeout: float | None = None) -> list[Operation]:
         """All operations that the server remembers, oldest first."""
-        return self._run(_calls.list_operations(), timeout)
+        return self._run(_calls_operations.list_operations(), timeout)
 
     def cancel_operation(self, name: str, *, timeout: float | None = None) -> None:
         """Ask an operation to stop; it ends soon after, with an error that says so."""
-        self._run(_calls.cancel_operation(name), timeout)
+        self._run(_calls_operations.cancel_operation(name), timeout)
 
     def delete_operation(self, name: str, *, timeout: float | None = None) -> None:
         """Forget a finished operation."""
-        self._run(_calls.delete_operation(name), timeout)
+        self._run(_calls_operations.delete_operation(name), timeout)
 
     def wait_operation(self, name: str, timeout: float | None = None) -> Operation:
         """Wait until an operation is done; here ``timeout`` is for the whole wait. DeadlineError when it has passed."""
-        return self._run(_calls.wait_operation(name, timeout), None)
+        return self._run(_calls_operations.wait_operation(name, timeout), None)
 
     # --- sending ------------------------------------------------------------------------------------------
 
@@ -312,7 +312,7 @@ class Collection(FeatureMethods):
         ``scorer`` to ``k1`` are the new field's: see :class:`sparsight.types.SAEField`.
         """
         spec = SAEField(field, source, "", scorer, max_query_terms, weighting, k1, rescore)
-        steps = _calls.train_sae(self.name, spec, n_latents, k, epochs, (seed, seeds), wait)
+        steps = _calls_operations.train_sae(self.name, spec, n_latents, k, epochs, (seed, seeds), wait)
         return self._client._run(steps, timeout)
 
     def name_features(self, field: str = "", *, wait: bool = True, timeout: float | None = None) -> Operation:
@@ -321,11 +321,11 @@ class Collection(FeatureMethods):
         A language model's labels are for :meth:`sparsight.retrieval.Collection.name_features` alone: a server calls
         nobody.
         """
-        return self._client._run(_calls.name_features(self.name, field, wait), timeout)
+        return self._client._run(_calls_operations.name_features(self.name, field, wait), timeout)
 
     def compact(self, *, wait: bool = True, timeout: float | None = None) -> Operation:
         """Merge all segments into one without deleted documents; ``wait`` polls until it is done."""
-        return self._client._run(_calls.compact(self.name, wait), timeout)
+        return self._client._run(_calls_operations.compact(self.name, wait), timeout)
 
     def flush(self, *, timeout: float | None = None) -> None:
         """Move the tail into a segment now. Durability does not need it."""

@@ -19,7 +19,7 @@ from sparsight.errors import (
     InvalidVectorError,
     SparsightError,
 )
-from sparsight.service import _calls
+from sparsight.service import _calls, _calls_operations
 from sparsight.service._parts import Rpc
 from sparsight.service.convert_collections import operation_to_proto
 from sparsight.service.limits import MAX_MESSAGE_BYTES, PART_BYTES
@@ -216,18 +216,19 @@ def test_waiting_ends_with_the_operation_or_the_time() -> None:
             Operation("operations/a", done=True, result={"segments": 1}),
         ]
     )
-    result, requests = drive(_calls.wait_operation("operations/a", None), lambda _: operation_to_proto(next(states)))
+    wait = _calls_operations.wait_operation
+    result, requests = drive(wait("operations/a", None), lambda _: operation_to_proto(next(states)))
     assert result.result == {"segments": 1} and len(requests) == 3
     with pytest.raises(DeadlineError):
-        drive(_calls.wait_operation("operations/a", 0.0), lambda _: operation_to_proto(Operation("operations/a")))
+        drive(wait("operations/a", 0.0), lambda _: operation_to_proto(Operation("operations/a")))
 
 
 def test_failed_work_raises_when_it_is_waited_for() -> None:
     failed = Operation("operations/a", "compact", done=True, error="no space")
     with pytest.raises(FailedPreconditionError, match="no space") as caught:
-        drive(_calls.compact("papers", True), lambda _: operation_to_proto(failed))
+        drive(_calls_operations.compact("papers", True), lambda _: operation_to_proto(failed))
     assert caught.value.reason == "OPERATION_FAILED"
-    started = drive(_calls.compact("papers", False), lambda _: operation_to_proto(failed))[0]
+    started = drive(_calls_operations.compact("papers", False), lambda _: operation_to_proto(failed))[0]
     assert dataclasses.asdict(started) == dataclasses.asdict(failed)
 
 
