@@ -77,6 +77,8 @@ class FeatureMethods:
     ) -> tuple[FeatureWeight, ...]:
         """Features that tell some examples from others, or that words describe, the most telling first.
 
+        From 1,000 passages on, those of the collection that lie furthest that way count as further examples.
+
         Parameters
         ----------
         positives, negatives : sequences of str

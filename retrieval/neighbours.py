@@ -24,7 +24,7 @@ def passages_along(generation: Generation, source: str, way: F32, known: F32, th
     """Vectors (K, D) of the passages with the largest products with ``way`` (D,), each of another document.
 
     At most 50, and at most every 200th passage of the collection: concepts are rare, and what lies behind them is
-    something else. None where that is fewer than five, or ``way`` is 0.
+    something else. None where there are fewer than five, or ``way`` is 0.
 
     Parameters
     ----------
@@ -43,7 +43,8 @@ def passages_along(generation: Generation, source: str, way: F32, known: F32, th
     rows = [generation.dense_row(source, reference, found.best_passage(at))
             for at, reference in enumerate(found.references[:wanted])]
     x = np.array([row for row in rows if row is not None], np.float32).reshape(-1, len(way))
-    return x[~_among(x, known)][:count]
+    near = x[~_among(x, known)][:count]
+    return near if len(near) >= _FEWEST else near[:0]
 
 
 def _among(x: F32, known: F32) -> NDArray[np.bool_]:

@@ -9,8 +9,11 @@ that were given: :func:`direction_with` (feedback without a judge; Rocchio 1971,
 Retrieval"). The features are the latents that look most that way, with the strengths that together come nearest to it
 (non-negative least squares, by :func:`sparsight.kernels.pursue`): what several of them share counts once.
 
-Chosen on 40 categories of arXiv and measured on 40 others, 10 + 10 examples each: ``python -m benches.steering
---sections examples,towards``.
+Chosen on 40 categories of arXiv and measured on 40 others, 10 + 10 examples each (``python -m benches.steering
+--sections examples,towards``), with all-MiniLM-L6-v2: documents along 12 latents have a precision@10 of 0.81, median
+category (6: 0.77, 32: 0.78; the difference of the examples' means: 0.70). A step that leaves an overlap of 0.5 of a
+list gains 0.176 of precision@10, and with the category's name beside the examples 0.182; without neighbours 0.171 and
+0.177, the difference of means 0.154.
 """
 
 from __future__ import annotations

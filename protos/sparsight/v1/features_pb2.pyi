@@ -296,7 +296,9 @@ Global___FeatureWeight: _TypeAlias = FeatureWeight  # noqa: Y015
 
 @_typing.final
 class FindFeaturesRequest(_message.Message):
-    """Request of FindFeatures."""
+    """Request of FindFeatures. From 1,000 passages on, those of the collection that lie furthest the way of the examples and
+    the words count as further examples.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
