@@ -36,7 +36,8 @@ def _trained(papers: Papers) -> SAE:
     recipe, x = RECIPES[STABLE], papers.others()
     say(f"training {recipe.config.n_latents:,} features ...")
     sae, _ = train_sae(x, recipe.config, device=papers.device)
-    return describe_latents(replace(sae, pool=recipe.pool), x[::_DESCRIBED], device=papers.device)
+    sae = replace(sae, document_mode=recipe.coding, pool=recipe.pool)
+    return describe_latents(sae, x[::_DESCRIBED], device=papers.device)
 
 
 def _named(papers: Papers, sae: SAE) -> SAE:

@@ -294,7 +294,7 @@ def test_another_encoder_gets_a_dictionary_from_texts_that_are_not_taken(
     assert len(taken) == 160 and papers.others().shape == (80, 384)
     folder = dictionary_of(papers)
     sae = SAE.load(Path(folder))
-    assert sae.pool == 4 and len(sae.labels) == 8 and any(sae.labels)
+    assert (sae.document_mode, sae.pool) == ("pursuit", 4) and len(sae.labels) == 8 and any(sae.labels)
     with papers.open() as database:
         collection = papers.collection(database, folder)
         assert [info.documents for info in database.list_collections()] == [120]
