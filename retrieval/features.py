@@ -95,8 +95,7 @@ def from_examples(generation: Generation, positives: F32, negatives: F32, field:
     assert isinstance(schema.spec, SAEField)
     sae = model.sae
     way = direction_of(sae, positives, negatives, words)
-    near = passages_along(generation, schema.spec.source, way, np.concatenate([positives, negatives]),
-                          threads)
+    near = passages_along(generation, schema.spec.source, way, np.concatenate([positives, negatives]), threads)
     if len(near):
         way = direction_with(sae, near, positives, negatives)
     latents, weights = latents_towards(sae, way, check_count(count))

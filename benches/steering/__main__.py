@@ -60,7 +60,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.data is not None:
         if given.work is None:
             parser.error("--data: expected --work, the folder of embeddings and the collection")
-        given.work.mkdir(parents=True, exist_ok=True)
         papers = Papers(given.data, given.work, given.device, given.encoder)
         with papers.open() as database:
             collection = papers.collection(database, dictionary_of(papers))

@@ -12,7 +12,7 @@ from sparsight.encoders.sae.probes import logistic_regression
 __all__ = ["against_spread", "corrected_difference", "erasure", "fit", "groups_right", "to_ablate"]
 
 F32, F64, I64, Mask = NDArray[np.float32], NDArray[np.float64], NDArray[np.int64], NDArray[np.bool_]
-_SHRINK = 8.0
+_SHRINK = 8.0  # of the covariance, towards this many times its mean eigenvalue
 _OVER = 0.5  # a feature goes that tells the attribute this much as well as the label
 
 

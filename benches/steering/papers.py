@@ -66,11 +66,14 @@ class Papers:
     device : str
         Of the encoder; on a CPU the embeddings take an hour.
     encoder : str
-        Name or folder of the dense encoder.
+        Name or folder of the dense encoder. What is made with another one than the shipped is kept in a folder of its
+        name inside ``work``.
     """
 
     def __init__(self, data: Path, work: Path, device: str = "cpu", encoder: str = ENCODER) -> None:
-        self._data, self._work, self.device, self.encoder = data, work, device, encoder
+        self._data, self._shared, self.device, self.encoder = data, work, device, encoder
+        self._work = work if encoder == ENCODER else work / Path(encoder).name
+        self._work.mkdir(parents=True, exist_ok=True)
         order = np.random.default_rng(0).permutation(_DRAWN)
         self.aside, self.indexed = np.sort(order[:_ASIDE]), np.sort(order[_ASIDE:])
 
@@ -115,7 +118,7 @@ class Papers:
     @cached_property
     def vectors(self) -> csr_matrix:
         """Weights of words (B, V) that a sparse encoder gives the texts: the 96 largest of each, in 255 steps."""
-        path = self._work / "vectors.npz"
+        path = self._shared / "vectors.npz"
         if not path.is_file():
             say(f"weighing {_DRAWN:,} abstracts ...")
             encoder = load_encoder(JUDGE, device=self.device)

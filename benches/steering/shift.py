@@ -34,7 +34,7 @@ from sparsight.retrieval.models import SAEModel
 if TYPE_CHECKING:
     from sparsight.retrieval import Collection
 
-__all__ = ["ABLATED", "ORACLE", "OURS", "UNNAMED", "Cell", "cells_of", "means", "section", "triples"]
+__all__ = ["ABLATED", "ORACLE", "OURS", "UNNAMED", "Cell", "cells_of", "difference_near", "means", "section", "triples"]
 
 F32, F64, I64, Mask = NDArray[np.float32], NDArray[np.float64], NDArray[np.int64], NDArray[np.bool_]
 ORACLE = "codes, balanced training set"

@@ -26,15 +26,13 @@ from sparsight.encoders.sae.model import SAE
 from sparsight.errors import ShapeError
 from sparsight.kernels import pursue
 
-__all__ = ["NEIGHBOURS", "direction_of", "direction_with", "latents_towards"]
+__all__ = ["direction_of", "direction_with", "latents_towards"]
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 _BACKGROUND = 30.0  # negatives that the mean of the data counts as
 _SHRINK = 6.0  # of the covariance, towards this many times its mean eigenvalue
 _SHARE = 0.8  # of what neighbours count, beside examples
-NEIGHBOURS = 50
-"""Neighbours that :func:`direction_with` was chosen with, among 67,000 embeddings."""
 
 
 def direction_of(sae: SAE, positives: F32, negatives: F32 | None = None, words: F32 | None = None) -> F32:

@@ -289,10 +289,10 @@ def test_another_encoder_gets_a_dictionary_from_texts_that_are_not_taken(
     recipe = Recipe(SAEConfig(n_latents=8, k=2, epochs=3, batch=32, held_out=0.0), "pursuit", pool=4)
     monkeypatch.setattr("benches.steering.trained.RECIPES", {STABLE: recipe})
     papers = Papers(tmp_path, tmp_path / "work", encoder=str(resolve("all-MiniLM-L6-v2")))
-    (tmp_path / "work").mkdir()
     taken = {paper.id for paper in papers.papers}
     assert len(taken) == 160 and papers.others().shape == (80, 384)
     folder = dictionary_of(papers)
+    assert Path(folder).parent == tmp_path / "work" / resolve("all-MiniLM-L6-v2").name
     sae = SAE.load(Path(folder))
     assert (sae.document_mode, sae.pool) == ("pursuit", 4) and len(sae.labels) == 8 and any(sae.labels)
     with papers.open() as database:

@@ -19,6 +19,7 @@ namespace {
 
 // Below one allowed passage in this many, scoring the allowed ones is cheaper than scanning all.
 constexpr std::size_t kRareMask = 1000;
+
 // Predictions, measured on a core with AVX-512 and 475,000 passages; they choose between ways to the same answer, and how
 // many terms a budget allows (other paths take longer: then the clock ends the scan).
 constexpr double kPassageNs = 0.03;  // scanning a dense term, a passage

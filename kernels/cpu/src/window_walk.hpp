@@ -28,6 +28,7 @@ struct Cursor {
     const uint8_t* next_bitmap = nullptr;
 };
 
+// What it is made from must outlive it.
 class WindowWalk {
 public:
     // A budget above 0 is counted from here.
